@@ -1,0 +1,67 @@
+"""samemap: the same map in every worker.
+
+``import samemap`` makes joblib send every array on mapped memory as a reference to
+its file and its exact layout: the worker maps the same file and builds the same
+view, without a copy. Set ``SAMEMAP=0`` in the environment to make the import install
+nothing.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import _core, _subclasses
+from ._errors import (
+    BackingError,
+    BackingNotFoundError,
+    BackingPermissionError,
+    BackingReplacedError,
+    BackingTruncatedError,
+    SamemapError,
+    StrictError,
+    UnsupportedJoblibError,
+    VerificationError,
+)
+from ._explain import Explanation, explain, stats
+from ._joblib import disabled, enabled, install, installed, tables_changed, uninstall
+from ._pickling import Pickler, dumps, loads
+from ._version import __version__
+
+__all__ = [
+    "BackingError",
+    "BackingNotFoundError",
+    "BackingPermissionError",
+    "BackingReplacedError",
+    "BackingTruncatedError",
+    "Explanation",
+    "Pickler",
+    "SamemapError",
+    "StrictError",
+    "UnsupportedJoblibError",
+    "VerificationError",
+    "__version__",
+    "disabled",
+    "dumps",
+    "enabled",
+    "explain",
+    "install",
+    "installed",
+    "loads",
+    "register",
+    "stats",
+    "uninstall",
+]
+
+
+def register(cls: _subclasses.T) -> _subclasses.T:
+    _subclasses.register(cls)
+    tables_changed()
+    return cls
+
+
+register.__doc__ = _subclasses.register.__doc__
+
+os.register_at_fork(after_in_child=_core._after_fork)
+
+if os.environ.get("SAMEMAP", "1") != "0":
+    install()

@@ -1,0 +1,95 @@
+"""The same reduction for people with a transport of their own."""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+from typing import IO, Any
+
+from ._core import Outgoing
+from ._tables import make_options, make_table
+
+
+class Pickler(pickle.Pickler):
+    """A pickler that writes arrays on mapped memory as references.
+
+    Read the result with `loads` or plain `pickle.load`, while the sender still
+    holds the arrays: a reference to an unlinked file leads through the sender.
+    Everything else is pickled as usual, with protocol 5.
+
+    Parameters
+    ----------
+    file : file object
+        Open for writing bytes.
+    verify, strict
+        As for `install`.
+
+    Notes
+    -----
+    A pickle of references is a message, not storage: to save data, use
+    `numpy.save` or plain `pickle`.
+    """
+
+    def __init__(
+        self, file: IO[bytes], *, verify: str | None = None, strict: bool = False
+    ) -> None:
+        super().__init__(file, protocol=5)
+        self.dispatch_table = {
+            **copyreg.dispatch_table,
+            **make_table(make_options(verify, strict)),
+        }
+
+    def dump(self, obj: Any) -> None:
+        """Write one message.
+
+        Raises
+        ------
+        BackingTruncatedError
+            If the file of an array has become shorter than its map.
+        StrictError
+            If mapped memory would be copied and `strict` was given.
+        """
+        message = Outgoing()
+        try:
+            super().dump(obj)
+        finally:
+            del message
+
+
+def dumps(obj: Any, *, verify: str | None = None, strict: bool = False) -> bytes:
+    """Pickle an object; arrays on mapped memory become references.
+
+    Parameters
+    ----------
+    obj : object
+    verify, strict
+        As for `install`.
+
+    Returns
+    -------
+    bytes
+        For `loads`, in any process of this user on this machine.
+    """
+    file = io.BytesIO()
+    Pickler(file, verify=verify, strict=strict).dump(obj)
+    return file.getvalue()
+
+
+def loads(data: bytes | bytearray | memoryview) -> Any:
+    """Load what `dumps` wrote.
+
+    As with any pickle: only from those you trust. The message names files to
+    open.
+
+    Raises
+    ------
+    BackingError
+        If the file of an array is gone, was replaced, has become shorter or may
+        not be opened; the exact type tells which.
+    VerificationError
+        If `verify` was asked for and an array arrived otherwise.
+    ValueError, TypeError
+        If the message is damaged.
+    """
+    return pickle.loads(data)

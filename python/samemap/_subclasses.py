@@ -1,0 +1,112 @@
+"""Subclasses of ndarray: the memory goes by reference, the rest as Python data.
+
+A subclass is sent as the plain array that shows its memory, which the same
+pickler then reduces by its own entry, and what the class keeps beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ._core import is_mapped
+
+Array = np.ndarray[Any, np.dtype[Any]]
+T = TypeVar("T", bound=type[Array])
+
+_registered: dict[type, Callable[[Any], Any]] = {}
+
+
+def reduce_subclass(array: Array) -> Any:
+    """Reduce an instance of a registered class with its ``__dict__``."""
+    plain = array.view(np.ndarray)
+    if not is_mapped(plain):
+        return array.__reduce_ex__(5)
+    state = getattr(array, "__dict__", None)
+    return rebuild_subclass, (type(array), plain, array.dtype, state)
+
+
+def rebuild_subclass(
+    cls: type[Array], plain: Array, dtype: np.dtype[Any], state: dict[str, Any] | None
+) -> Array:
+    """Undo `reduce_subclass`."""
+    array = plain.view(cls)
+    if array.dtype != dtype or array.dtype.type is not dtype.type:
+        # recarray turns a void type into a record type in __array_finalize__,
+        # also where the sender had turned it back.
+        array.dtype = dtype
+    if state:
+        array.__dict__.update(state)
+    return array
+
+
+def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:
+    """Reduce a masked array: data and mask each go as what they are."""
+    mask = None if array.mask is np.ma.nomask else array.mask
+    data = array.data
+    if not is_mapped(data.view(np.ndarray)) and (mask is None or not is_mapped(mask)):
+        return array.__reduce_ex__(5)
+    return rebuild_masked, (
+        data,
+        mask,
+        array._fill_value,  # type: ignore[attr-defined]
+        array.hardmask,
+    )
+
+
+def rebuild_masked(
+    data: Array, mask: Array | None, fill_value: Any, hard_mask: bool
+) -> np.ma.MaskedArray[Any, Any]:
+    """Undo `reduce_masked`."""
+    array = np.ma.MaskedArray(
+        data,
+        mask=np.ma.nomask if mask is None else mask,
+        copy=False,
+        hard_mask=hard_mask,
+    )
+    # The property would make a copy of another type out of None.
+    array._fill_value = fill_value  # type: ignore[attr-defined]
+    return array
+
+
+def register(cls: T) -> T:
+    """Let arrays of a subclass of ndarray go by reference.
+
+    The memory of an instance is sent like that of any array; what is in its
+    ``__dict__`` is pickled along. Instances in ordinary memory go on being
+    pickled as the class itself says. Usable as a class decorator.
+
+    Parameters
+    ----------
+    cls : type
+        A subclass of `numpy.ndarray`, importable where the array arrives. Only
+        arrays of exactly this class are meant.
+
+    Returns
+    -------
+    type
+        `cls`.
+
+    Raises
+    ------
+    TypeError
+        If `cls` is no subclass of ndarray.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, np.ndarray)):
+        raise TypeError(f"expected a subclass of numpy.ndarray, not {cls!r}")
+    if cls not in (np.ndarray, np.memmap, np.ma.MaskedArray):
+        _registered[cls] = reduce_subclass
+    return cls
+
+
+def table() -> dict[type, Callable[[Any], Any]]:
+    """Reducers of all subclasses known now, by exact type."""
+    known: dict[type, Callable[[Any], Any]] = {
+        np.recarray: reduce_subclass,
+        np.matrix: reduce_subclass,
+        np.ma.MaskedArray: reduce_masked,
+        **_registered,
+    }
+    return known

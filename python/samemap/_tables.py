@@ -1,0 +1,54 @@
+"""The dispatch tables: which reducer a pickler calls for which exact type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _subclasses, _verify
+from ._core import Reducer
+
+Table = dict[type, Callable[[Any], Any]]
+
+
+class Options(NamedTuple):
+    """What ``install`` was asked for; travels with every batch of tasks."""
+
+    verify: str | None = None
+    strict: bool = False
+
+
+def make_options(verify: str | None, strict: bool) -> Options:
+    """Check the arguments of ``install``."""
+    if verify not in (None, "layout", "data"):
+        raise ValueError(f"verify must be None, 'layout' or 'data', not {verify!r}")
+    return Options(verify, bool(strict))
+
+
+def make_table(
+    options: Options,
+    *,
+    stock: Callable[[Any], Any] | None = None,
+    max_nbytes: int | None = None,
+    backward: bool = False,
+) -> Table:
+    """Reducers by exact type, for a pickler's ``dispatch_table``.
+
+    Parameters
+    ----------
+    options : Options
+    stock : callable, optional
+        Reducer for arrays in memory of more than `max_nbytes` bytes.
+    max_nbytes : int, optional
+        None: no array is too large to be pickled.
+    backward : bool
+        The table is for results, which may be read after this process ended.
+    """
+    reduce = Reducer(stock, max_nbytes, backward, options.strict).reduce
+    if options.verify is not None:
+        reduce = _verify.Verified(reduce, options.verify)
+    table: Table = {np.ndarray: reduce, np.memmap: reduce}
+    table.update(_subclasses.table())
+    return table

@@ -1,0 +1,122 @@
+"""Checks on request: did the array arrive as it was sent?"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from ._errors import VerificationError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# Bytes that one step of a checksum copies at most.
+_CHUNK = 1 << 24
+
+
+class Verified:
+    """Wraps a reducer so that the receiver compares what it builds.
+
+    Parameters
+    ----------
+    reduce : callable
+        Reducer of arrays.
+    level : {"layout", "data"}
+        Compare type, dtype, shape, strides and flags; or the bytes as well.
+    """
+
+    def __init__(self, reduce: Callable[[Array], Any], level: str) -> None:
+        self.reduce = reduce
+        self.level = level
+
+    def __call__(self, array: Array) -> Any:
+        reduction = self.reduce(array)
+        if reduction[0] is not _core.rebuild or array.dtype.hasobject:
+            return reduction
+        by_reference = type(reduction[1][0]) in (_core.Backing, tuple)
+        expected = fingerprint(array, self.level)
+        if not by_reference:
+            # A copy keeps values, not gaps between them or shared writing.
+            for key in ("strides", "writeable", "contiguous"):
+                del expected[key]
+        return checked, (*reduction[:2], expected)
+
+
+def chunks(array: Array) -> Iterator[Array]:
+    """Parts of an array of at most `_CHUNK` bytes, in C order of elements."""
+    if array.nbytes <= _CHUNK or array.ndim == 0:
+        yield array
+    elif len(array) == 1:
+        yield from chunks(array[0])
+    else:
+        step = max(1, len(array) * _CHUNK // array.nbytes)
+        for start in range(0, len(array), step):
+            part = array[start : start + step]
+            if step == 1:
+                part = part[0]
+                yield from chunks(part)
+            else:
+                yield part
+
+
+def checksum(array: Array) -> int:
+    """CRC-32 of the elements' bytes, padding included."""
+    crc = 0
+    if array.dtype.itemsize == 0:
+        return crc
+    for part in chunks(np.asarray(array)):
+        # As plain bytes: NumPy's copies of records leave out the padding.
+        interface = {**part.__array_interface__, "strides": part.strides}
+        interface["typestr"] = f"|V{array.dtype.itemsize}"
+        del interface["descr"]
+        items = np.asarray(SimpleNamespace(__array_interface__=interface))
+        crc = zlib.crc32(items.tobytes(), crc)
+    return crc
+
+
+def fingerprint(array: Array, level: str) -> dict[str, Any]:
+    """What is compared at `level`, by name."""
+    result = {
+        "type": f"{type(array).__module__}.{type(array).__qualname__}",
+        "dtype": array.dtype,
+        "shape": array.shape,
+        "strides": array.strides,
+        "writeable": array.flags.writeable,
+        "aligned": array.flags.aligned,
+        "contiguous": (array.flags.c_contiguous, array.flags.f_contiguous),
+    }
+    if level == "data":
+        result["crc32"] = checksum(array)
+    return result
+
+
+def checked(rebuild: Callable[..., Array], args: Any, expected: dict[str, Any]) -> Any:
+    """Rebuild an array and compare it with what its sender saw.
+
+    Raises
+    ------
+    VerificationError
+        Naming the array and every difference.
+    """
+    array = rebuild(*args)
+    if not isinstance(array, np.ndarray):
+        return array  # an error that the message has noted already
+    found = fingerprint(array, "data" if "crc32" in expected else "layout")
+    differences = [
+        f"{name} is {found[name]!r} instead of {value!r}"
+        for name, value in expected.items()
+        if found[name] != value
+    ]
+    if not differences:
+        return array
+    return _core.note(
+        VerificationError(
+            f"{expected['type']} of shape {expected['shape']} and "
+            f"dtype {expected['dtype']} arrived otherwise than it was sent: "
+            + "; ".join(differences)
+        )
+    )

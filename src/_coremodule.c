@@ -1,0 +1,375 @@
+/* The module: its functions, what it takes from elsewhere, and its state. */
+#define SAMEMAP_IMPORTS_NUMPY
+#include "core.h"
+
+#include "attach.h"
+#include "backing.h"
+#include "describe.h"
+#include "message.h"
+#include "rebuild.h"
+#include "reduce.h"
+#include "registry.h"
+#include "state.h"
+
+#include <string.h>
+
+/* In a forked child: what was mapped goes on, but new tokens must differ from
+ * the parent's, the map table is another, and the parent's other threads,
+ * whose messages are in the lists, do not exist here. */
+static PyObject *
+after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    State *state = PyModule_GetState(module);
+    maptable_close(&state->maptable);
+    message_after_fork(state);
+    if (registry_new_prefix(state) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+set_map_table(PyObject *module, PyObject *name)
+{
+    static const char *const names[] = {"auto", "ioctl", "text", "none"};
+    State *state = PyModule_GetState(module);
+    for (int source = MAPTABLE_AUTO; source <= MAPTABLE_NONE; source++) {
+        if (PyUnicode_Check(name) &&
+            PyUnicode_CompareWithASCIIString(name, names[source]) == 0) {
+            maptable_close(&state->maptable);
+            state->maptable = (MapTable)MAPTABLE_INIT;
+            state->maptable.source = (MapTableSource)source;
+            Py_RETURN_NONE;
+        }
+    }
+    PyErr_Format(PyExc_ValueError,
+                 "expected 'auto', 'ioctl', 'text' or 'none', not %R", name);
+    return NULL;
+}
+
+static PyObject *
+known(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    State *state = PyModule_GetState(module);
+    return PyLong_FromSsize_t(PyDict_Size(state->by_owner));
+}
+
+PyDoc_STRVAR(attach_doc,
+             "attach(token, path, identity, offset, length, access, /)\n--\n\n"
+             "The mmap.mmap that a message names.");
+PyDoc_STRVAR(rebuild_doc,
+             "rebuild(face, layout, dtype=None, patches=None, /)\n--\n\n"
+             "The array that a message describes.");
+PyDoc_STRVAR(refused_doc,
+             "refused(error, dtype, layout, /)\n--\n\n"
+             "Note the sender's error; return a stand-in for the array.");
+PyDoc_STRVAR(note_doc,
+             "note(error, /)\n--\n\n"
+             "Note an error in the message being read, or raise it.");
+PyDoc_STRVAR(is_mapped_doc,
+             "is_mapped(array, /)\n--\n\n"
+             "True if the memory of the array belongs to a mapping.");
+PyDoc_STRVAR(describe_doc, "describe(array, /)\n--\n\n"
+                           "How the array will travel, as a dict.");
+PyDoc_STRVAR(counts_doc, "counts()\n--\n\n"
+                         "{reason: (arrays, bytes)} of this process.");
+PyDoc_STRVAR(known_doc, "known()\n--\n\n"
+                        "Number of mappings in the registry.");
+PyDoc_STRVAR(set_map_table_doc,
+             "set_map_table(source, /)\n--\n\n"
+             "For tests: 'auto', 'ioctl', 'text' or 'none'.");
+
+static PyMethodDef functions[] = {
+    {"attach", attach_call, METH_VARARGS, attach_doc},
+    {"rebuild", (PyCFunction)(void (*)(void))rebuild_call, METH_FASTCALL,
+     rebuild_doc},
+    {"refused", message_refused, METH_VARARGS, refused_doc},
+    {"note", message_note_call, METH_O, note_doc},
+    {"is_mapped", describe_is_mapped, METH_O, is_mapped_doc},
+    {"describe", describe_array, METH_O, describe_doc},
+    {"counts", describe_counts, METH_NOARGS, counts_doc},
+    {"known", known, METH_NOARGS, known_doc},
+    {"set_map_table", set_map_table, METH_O, set_map_table_doc},
+    {"_after_fork", after_fork, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+/* New reference: attribute `name` of module `module_name`. */
+static PyObject *
+import_from(const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    if (module == NULL) {
+        return NULL;
+    }
+    PyObject *value = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    return value;
+}
+
+static int
+init_names(State *state)
+{
+#define INTERN(name)                                                           \
+    state->str_##name = PyUnicode_InternFromString(#name);                     \
+    if (state->str_##name == NULL) {                                           \
+        return -1;                                                             \
+    }
+    STATE_NAMES(INTERN)
+#undef INTERN
+    state->str_r_plus = PyUnicode_InternFromString("r+");
+    state->str_w_plus = PyUnicode_InternFromString("w+");
+    return state->str_r_plus != NULL && state->str_w_plus != NULL ? 0 : -1;
+}
+
+static int
+init_errors(State *state)
+{
+    struct {
+        const char *name;
+        PyObject **where;
+    } errors[] = {
+        {"BackingError", &state->backing_error},
+        {"BackingNotFoundError", &state->not_found_error},
+        {"BackingReplacedError", &state->replaced_error},
+        {"BackingTruncatedError", &state->truncated_error},
+        {"BackingPermissionError", &state->permission_error},
+        {"StrictError", &state->strict_error},
+    };
+    for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++) {
+        *errors[i].where = import_from("samemap._errors", errors[i].name);
+        if (*errors[i].where == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* mmap.mmap, and the values that it is called with. */
+static int
+init_mmap(State *state)
+{
+    PyObject *hex = import_from("sys", "hexversion");
+    long read, write;
+    PyObject *py_write = NULL;
+    int result = -1;
+    state->mmap_type = (PyTypeObject *)import_from("mmap", "mmap");
+    state->mmap_shared = import_from("mmap", "MAP_SHARED");
+    state->mmap_private = import_from("mmap", "MAP_PRIVATE");
+    state->prot_read = import_from("mmap", "PROT_READ");
+    py_write = import_from("mmap", "PROT_WRITE");
+    if (hex == NULL || state->mmap_type == NULL || state->mmap_shared == NULL ||
+        state->mmap_private == NULL || state->prot_read == NULL ||
+        py_write == NULL) {
+        goto done;
+    }
+    read = PyLong_AsLong(state->prot_read);
+    write = PyLong_AsLong(py_write);
+    state->prot_write = PyLong_FromLong(read | write);
+    state->mmap_has_trackfd = PyLong_AsLong(hex) >= 0x030D0000;
+    result = state->prot_write != NULL && !PyErr_Occurred() ? 0 : -1;
+done:
+    Py_XDECREF(hex);
+    Py_XDECREF(py_write);
+    return result;
+}
+
+/* What as_strided puts between its result and the array has no public name:
+ * take its type from a result. */
+static int
+init_dummy_array(State *state)
+{
+    int result = -1;
+    npy_intp one = 1;
+    PyObject *as_strided =
+        import_from("numpy.lib.stride_tricks", "as_strided");
+    PyObject *array = PyArray_ZEROS(1, &one, NPY_INT8, 0);
+    PyObject *view = NULL, *base = NULL;
+    if (as_strided != NULL && array != NULL) {
+        view = core_call(as_strided, array);
+    }
+    if (view != NULL) {
+        base = PyObject_GetAttrString(view, "base");
+    }
+    if (base != NULL) {
+        state->dummy_array_type =
+            (PyTypeObject *)Py_NewRef((PyObject *)Py_TYPE(base));
+        result = 0;
+    }
+    Py_XDECREF(base);
+    Py_XDECREF(view);
+    Py_XDECREF(array);
+    Py_XDECREF(as_strided);
+    return result;
+}
+
+static int
+init_numpy(State *state)
+{
+    state->memmap_type = (PyTypeObject *)import_from("numpy", "memmap");
+    if (state->memmap_type == NULL || init_dummy_array(state) < 0) {
+        return -1;
+    }
+    for (int typenum = 0; typenum < STATE_TYPES; typenum++) {
+        /* Objects can't be mapped; the others have a length, or a unit, that
+         * the number alone doesn't say. */
+        if (typenum == NPY_OBJECT || typenum == NPY_STRING ||
+            typenum == NPY_UNICODE || typenum == NPY_VOID ||
+            typenum == NPY_DATETIME || typenum == NPY_TIMEDELTA) {
+            continue;
+        }
+        state->builtin_dtypes[typenum] =
+            (PyObject *)PyArray_DescrFromType(typenum);
+        if (state->builtin_dtypes[typenum] == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+init_types(State *state, PyObject *module)
+{
+    struct {
+        PyType_Spec *spec;
+        PyTypeObject **where;
+    } types[] = {
+        {&backing_spec, &state->backing_type},
+        {&outgoing_spec, &state->outgoing_type},
+        {&incoming_spec, &state->incoming_type},
+        {&reducer_spec, NULL},
+    };
+    for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++) {
+        PyObject *type = PyType_FromModuleAndSpec(module, types[i].spec, NULL);
+        if (type == NULL) {
+            return -1;
+        }
+        int added = PyModule_AddType(module, (PyTypeObject *)type);
+        if (types[i].where != NULL) {
+            *types[i].where = (PyTypeObject *)type;
+        } else {
+            Py_DECREF(type);
+        }
+        if (added < 0) {
+            return -1;
+        }
+    }
+    state->attach = PyObject_GetAttrString(module, "attach");
+    state->rebuild = PyObject_GetAttrString(module, "rebuild");
+    state->refused = PyObject_GetAttrString(module, "refused");
+    return state->attach != NULL && state->rebuild != NULL &&
+                   state->refused != NULL
+               ? 0
+               : -1;
+}
+
+static int
+init_registry(State *state)
+{
+    state->maptable = (MapTable)MAPTABLE_INIT;
+    state->by_owner = PyDict_New();
+    state->by_token = PyDict_New();
+    if (state->by_owner == NULL || state->by_token == NULL) {
+        return -1;
+    }
+    return registry_new_prefix(state);
+}
+
+static int
+module_exec(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    if (PyArray_ImportNumPyAPI() < 0 || init_names(state) < 0 ||
+        init_errors(state) < 0 || init_mmap(state) < 0 ||
+        init_numpy(state) < 0 || init_types(state, module) < 0 ||
+        init_registry(state) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+/* Every reference in the state, for traverse and clear alike. */
+#define VISIT_STATE(VISIT)                                                     \
+    VISIT(mmap_type)                                                           \
+    VISIT(memmap_type)                                                         \
+    VISIT(dummy_array_type)                                                    \
+    VISIT(backing_type)                                                        \
+    VISIT(outgoing_type)                                                       \
+    VISIT(incoming_type)                                                       \
+    VISIT(attach)                                                              \
+    VISIT(rebuild)                                                             \
+    VISIT(refused)                                                             \
+    VISIT(backing_error)                                                       \
+    VISIT(not_found_error)                                                     \
+    VISIT(replaced_error)                                                      \
+    VISIT(truncated_error)                                                     \
+    VISIT(permission_error)                                                    \
+    VISIT(strict_error)                                                        \
+    VISIT(mmap_shared)                                                         \
+    VISIT(mmap_private)                                                        \
+    VISIT(prot_read)                                                           \
+    VISIT(prot_write)                                                          \
+    VISIT(by_owner)                                                            \
+    VISIT(by_token)
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    State *state = PyModule_GetState(module);
+#define VISIT(field) Py_VISIT(state->field);
+    VISIT_STATE(VISIT)
+#undef VISIT
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    State *state = PyModule_GetState(module);
+    state->last = NULL;
+#define CLEAR(field) Py_CLEAR(state->field);
+    VISIT_STATE(CLEAR)
+#undef CLEAR
+#define CLEAR_NAME(name) Py_CLEAR(state->str_##name);
+    STATE_NAMES(CLEAR_NAME)
+#undef CLEAR_NAME
+    Py_CLEAR(state->str_r_plus);
+    Py_CLEAR(state->str_w_plus);
+    for (int typenum = 0; typenum < STATE_TYPES; typenum++) {
+        Py_CLEAR(state->builtin_dtypes[typenum]);
+    }
+    return 0;
+}
+
+static void
+module_free(void *module)
+{
+    State *state = PyModule_GetState((PyObject *)module);
+    if (state != NULL) {
+        maptable_close(&state->maptable);
+        module_clear((PyObject *)module);
+    }
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "samemap._core",
+    .m_doc = "The C half of samemap.",
+    .m_size = sizeof(State),
+    .m_methods = functions,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&module_definition);
+}

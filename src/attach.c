@@ -1,0 +1,229 @@
+/* Owns the mapping of a file that a message names: found again if this
+ * process has it, else opened with care, checked and mapped once.
+ */
+#include "attach.h"
+
+#include "backing.h"
+#include "errors.h"
+#include "message.h"
+#include "registry.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+    PyObject *py_token;   /* borrowed, as the next */
+    PyObject *py_locator;
+    const char *locator;
+    FileId id;
+    uint64_t file_offset;
+    npy_intp length;
+    unsigned access;
+} Reference;
+
+static int
+check_bytes(PyObject *object, const char *name)
+{
+    if (PyBytes_CheckExact(object)) {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError, "%s must be bytes, not %R", name,
+                 (PyObject *)Py_TYPE(object));
+    return -1;
+}
+
+static int
+parse(PyObject *args, Reference *ref)
+{
+    PyObject *py_id, *py_offset, *py_length, *py_access;
+    char *locator;
+    Py_ssize_t locator_size;
+    if (!PyArg_ParseTuple(args, "OOOO!O!O!:attach", &ref->py_token,
+                          &ref->py_locator, &py_id, &PyLong_Type, &py_offset,
+                          &PyLong_Type, &py_length, &PyLong_Type, &py_access)) {
+        return -1;
+    }
+    if (check_bytes(ref->py_token, "token") < 0 ||
+        check_bytes(ref->py_locator, "path") < 0 ||
+        fileid_decode(py_id, &ref->id) < 0 ||
+        PyBytes_AsStringAndSize(ref->py_locator, &locator, &locator_size) < 0) {
+        return -1;
+    }
+    long long offset = PyLong_AsLongLong(py_offset);
+    long long length = PyLong_AsLongLong(py_length);
+    long access = PyLong_AsLong(py_access);
+    if (PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            goto damaged;
+        }
+        return -1;
+    }
+    long long end;
+    long page = sysconf(_SC_PAGESIZE);
+    if (PyBytes_Size(ref->py_token) != TOKEN_SIZE || locator_size == 0 ||
+        memchr(locator, '\0', (size_t)locator_size) != NULL || offset < 0 ||
+        offset % page != 0 || length <= 0 || length > NPY_MAX_INTP ||
+        __builtin_add_overflow(offset, length, &end) || access < 0 ||
+        access > BACKING_ALL_ACCESS) {
+        goto damaged;
+    }
+    ref->locator = locator;
+    ref->file_offset = (uint64_t)offset;
+    ref->length = (npy_intp)length;
+    ref->access = (unsigned)access;
+    return 0;
+
+damaged:
+    PyErr_Format(PyExc_ValueError, "damaged reference to a mapping: %R", args);
+    return -1;
+}
+
+/* The address of an open mmap.mmap: 0, or -1 with an exception. */
+static int
+get_memory(PyObject *map, char **start, npy_intp *length)
+{
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(map, &buffer, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    *start = buffer.buf;
+    *length = buffer.len;
+    PyBuffer_Release(&buffer);
+    return 0;
+}
+
+/* New reference: the mapping of this process that the token names, if it is
+ * still what the message says; NULL without an exception otherwise. A private
+ * map is never shared: its pages are one sender's. */
+static PyObject *
+find_known(State *state, const Reference *ref)
+{
+    char *start;
+    npy_intp length;
+    if (ref->access & BACKING_PRIVATE) {
+        return NULL;
+    }
+    Backing *known = registry_of_token(state, ref->py_token);
+    if (known == NULL || known->owner_ref == NULL ||
+        known->length != ref->length ||
+        known->file_offset != ref->file_offset ||
+        !fileid_equal(&known->id, &ref->id)) {
+        return NULL;
+    }
+    Py_INCREF((PyObject *)known);
+    PyObject *map = PyObject_CallNoArgs(known->owner_ref);
+    if (map == NULL || get_memory(map, &start, &length) < 0) {
+        /* Closed by its owner: every array on it dangles, so no more of it. */
+        PyErr_Clear();
+        registry_remove(state, known);
+        Py_CLEAR(map);
+    } else if (start != known->start || length < known->length) {
+        Py_CLEAR(map);
+    }
+    Py_DECREF((PyObject *)known);
+    return map;
+}
+
+/* A checked descriptor on the file, or -1 with an exception. */
+static int
+open_file(State *state, const Reference *ref)
+{
+    FileStatus status;
+    bool writable = ref->access == BACKING_WRITABLE;
+    int fd = fileid_open(ref->locator, writable, &status);
+    if (fd < 0) {
+        errors_set_open(state, ref->locator, fileid_format(&ref->id), errno);
+        return -1;
+    }
+    if (!fileid_equal(&status.id, &ref->id)) {
+        errors_set_backing(state->replaced_error,
+                           "the path of the mapped file leads elsewhere now",
+                           ref->locator, fileid_format(&ref->id),
+                           fileid_format(&status.id), 0);
+    } else if (status.size < (int64_t)ref->file_offset + ref->length) {
+        errors_set_truncated(state, ref->locator,
+                             (int64_t)ref->file_offset + ref->length,
+                             status.size);
+    } else {
+        return fd;
+    }
+    close(fd);
+    return -1;
+}
+
+/* New reference: mmap.mmap(fd, length, flags=..., prot=..., offset=...). */
+static PyObject *
+map_file(State *state, const Reference *ref, int fd)
+{
+    bool private = ref->access & BACKING_PRIVATE;
+    PyObject *map = NULL;
+    PyObject *args = Py_BuildValue("in", fd, ref->length);
+    PyObject *kwargs = Py_BuildValue(
+        "{sOsOsK}", "flags",
+        private ? state->mmap_private : state->mmap_shared, "prot",
+        ref->access & BACKING_WRITABLE ? state->prot_write : state->prot_read,
+        "offset", (unsigned long long)ref->file_offset);
+    if (args == NULL || kwargs == NULL) {
+        goto done;
+    }
+    /* Before 3.13 every mmap.mmap keeps a descriptor of its own. */
+    if (state->mmap_has_trackfd &&
+        PyDict_SetItemString(kwargs, "trackfd", Py_False) < 0) {
+        goto done;
+    }
+    map = PyObject_Call((PyObject *)state->mmap_type, args, kwargs);
+done:
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    return map;
+}
+
+static PyObject *
+attach(State *state, const Reference *ref)
+{
+    Backing *backing = NULL;
+    char *start;
+    npy_intp length;
+
+    PyObject *map = find_known(state, ref);
+    if (map != NULL || PyErr_Occurred()) {
+        return map;
+    }
+    int fd = open_file(state, ref);
+    if (fd < 0) {
+        return NULL;
+    }
+    map = map_file(state, ref, fd);
+    close(fd);
+    if (map == NULL || get_memory(map, &start, &length) < 0) {
+        goto error;
+    }
+    backing = backing_new_attached(state, start, length, ref->file_offset,
+                                   ref->access, &ref->id, ref->py_locator,
+                                   ref->py_token);
+    if (backing == NULL ||
+        registry_add(state, backing, map,
+                     !(ref->access & BACKING_PRIVATE)) < 0) {
+        goto error;
+    }
+    Py_DECREF((PyObject *)backing);
+    return map;
+
+error:
+    Py_XDECREF((PyObject *)backing);
+    Py_XDECREF(map);
+    return NULL;
+}
+
+PyObject *
+attach_call(PyObject *module, PyObject *args)
+{
+    State *state = PyModule_GetState(module);
+    Reference ref;
+    PyObject *map = NULL;
+    if (parse(args, &ref) == 0) {
+        map = attach(state, &ref);
+    }
+    return map != NULL ? map : message_note(state);
+}

@@ -1,0 +1,42 @@
+/* The one way to Python's and NumPy's headers: every file includes this first.
+ *
+ * One binary for every CPython from 3.11 on (limited API) and for NumPy 1.26
+ * and 2.x (built on NumPy 2 headers, calling nothing newer than NumPy 1.25).
+ */
+#ifndef SAMEMAP_CORE_H
+#define SAMEMAP_CORE_H
+
+#define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#define NPY_TARGET_VERSION NPY_1_25_API_VERSION
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#define PY_ARRAY_UNIQUE_SYMBOL samemap_ARRAY_API
+#ifndef SAMEMAP_IMPORTS_NUMPY
+#define NO_IMPORT_ARRAY
+#endif
+#include <numpy/arrayobject.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Conveniences that the limited API of 3.11 leaves out. */
+
+static inline PyObject *
+core_call(PyObject *callable, PyObject *arg)
+{
+    return PyObject_CallFunctionObjArgs(callable, arg, NULL);
+}
+
+/* *slot = value, stealing it; what was there is released after. */
+static inline void
+core_set(PyObject **slot, PyObject *value)
+{
+    PyObject *before = *slot;
+    *slot = value;
+    Py_XDECREF(before);
+}
+
+#endif

@@ -1,0 +1,148 @@
+/* Owns what people are told: the plan for one array, and the counters. */
+#include "describe.h"
+
+#include "message.h"
+#include "plan.h"
+
+#include <string.h>
+
+/* Takes over `value` (NULL: an exception is set): 0 or -1. */
+static int
+put(PyObject *dict, const char *key, PyObject *value)
+{
+    int result =
+        value != NULL ? PyDict_SetItemString(dict, key, value) : -1;
+    Py_XDECREF(value);
+    return result;
+}
+
+static PyObject *
+sizes(int n, const npy_intp *values)
+{
+    return PyArray_IntTupleFromIntp(n, values);
+}
+
+static int
+put_backing(PyObject *dict, const Backing *backing)
+{
+    const char *path = backing_path(backing);
+    bool direct = strncmp(path, "/proc/", 6) != 0;
+    const char *route = backing->reason != REASON_NONE ? ""
+                        : direct                       ? "path"
+                                                       : "descriptor";
+    const char *access = backing_is_private(backing) ? "private" : "shared";
+    if (put(dict, "path", PyUnicode_DecodeFSDefault(path)) < 0 ||
+        put(dict, "route", PyUnicode_FromString(route)) < 0 ||
+        put(dict, "identity",
+            backing->has_id ? fileid_format(&backing->id)
+                            : PyUnicode_FromString("unknown")) < 0 ||
+        put(dict, "sharing", PyUnicode_FromString(access)) < 0 ||
+        put(dict, "writable",
+            PyBool_FromLong(backing_is_writable(backing))) < 0 ||
+        put(dict, "map_offset",
+            PyLong_FromUnsignedLongLong(backing->file_offset)) < 0 ||
+        put(dict, "map_length", PyLong_FromSsize_t(backing->length)) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static int
+put_plan(PyObject *dict, const Plan *plan)
+{
+    const Layout *layout = &plan->layout;
+    bool has_file = plan->backing != NULL && plan->backing->py_token != NULL;
+    if (put(dict, "reason", PyUnicode_FromString(reason_key(plan->reason))) < 0 ||
+        put(dict, "why",
+            PyUnicode_FromString(reason_sentence(plan->reason))) < 0 ||
+        put(dict, "dtype", Py_NewRef((PyObject *)plan->descr)) < 0 ||
+        put(dict, "shape", sizes(layout->ndim, layout->shape)) < 0 ||
+        put(dict, "strides", sizes(layout->ndim, layout->strides)) < 0 ||
+        put(dict, "writeable",
+            PyBool_FromLong(layout->flags & LAYOUT_WRITEABLE)) < 0 ||
+        put(dict, "nbytes", PyLong_FromSsize_t(plan->nbytes)) < 0) {
+        return -1;
+    }
+    if (!has_file) {
+        return 0;
+    }
+    if (put(dict, "offset", PyLong_FromSsize_t(layout->offset)) < 0) {
+        return -1;
+    }
+    return put_backing(dict, plan->backing);
+}
+
+/* The plan for sending `array` to a worker: 0, or -1 with an exception. */
+static int
+make_plan(PyObject *module, PyObject *array, Plan *plan)
+{
+    State *state = PyModule_GetState(module);
+    if (!PyArray_Check(array)) {
+        PyErr_Format(PyExc_TypeError, "expected an array, not %R",
+                     (PyObject *)Py_TYPE(array));
+        return -1;
+    }
+    if (plan_make(state, (PyArrayObject *)array, FORWARD,
+                  message_number(state), plan) < 0) {
+        plan_clear(plan);
+        return -1;
+    }
+    return 0;
+}
+
+PyObject *
+describe_array(PyObject *module, PyObject *array)
+{
+    Plan plan;
+    if (make_plan(module, array, &plan) < 0) {
+        return NULL;
+    }
+    PyObject *dict = PyDict_New();
+    if (dict != NULL && put_plan(dict, &plan) < 0) {
+        Py_CLEAR(dict);
+    }
+    plan_clear(&plan);
+    return dict;
+}
+
+PyObject *
+describe_is_mapped(PyObject *module, PyObject *array)
+{
+    Plan plan;
+    if (make_plan(module, array, &plan) < 0) {
+        return NULL;
+    }
+    bool mapped =
+        plan.reason != REASON_MEMORY && plan.reason != REASON_OBJECTS;
+    plan_clear(&plan);
+    return PyBool_FromLong(mapped);
+}
+
+static PyObject *
+count_tuple(const Count *counter)
+{
+    return Py_BuildValue("KK", (unsigned long long)counter->arrays,
+                         (unsigned long long)counter->bytes);
+}
+
+PyObject *
+describe_counts(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    State *state = PyModule_GetState(module);
+    PyObject *dict = PyDict_New();
+    if (dict == NULL ||
+        put(dict, "by reference", count_tuple(&state->by_reference)) < 0) {
+        goto error;
+    }
+    for (int reason = REASON_NONE + 1; reason < REASON_COUNT; reason++) {
+        if (put(dict, reason_key((Reason)reason),
+                count_tuple(&state->by_value[reason])) < 0) {
+            goto error;
+        }
+    }
+    return dict;
+
+error:
+    Py_XDECREF(dict);
+    return NULL;
+}

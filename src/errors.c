@@ -1,0 +1,62 @@
+/* Owns the raising of typed errors: which type, and in what words. */
+#include "errors.h"
+
+#include <errno.h>
+#include <string.h>
+
+void
+errors_set_backing(PyObject *type, const char *message, const char *path,
+                   PyObject *expected, PyObject *found, int errnum)
+{
+    PyObject *py_path = NULL, *error = NULL;
+    if (expected == NULL || found == NULL) {
+        goto done;
+    }
+    py_path = PyUnicode_DecodeFSDefault(path);
+    if (py_path == NULL) {
+        goto done;
+    }
+    error = PyObject_CallFunction(type, "sOOOi", message, py_path, expected,
+                                  found, errnum);
+    if (error != NULL) {
+        PyErr_SetObject(type, error);
+    }
+done:
+    Py_XDECREF(error);
+    Py_XDECREF(py_path);
+    Py_XDECREF(expected);
+    Py_XDECREF(found);
+}
+
+void
+errors_set_open(State *state, const char *path, PyObject *expected, int errnum)
+{
+    PyObject *type = state->backing_error;
+    const char *message = "the mapped file can't be opened";
+    PyObject *found;
+    if (errnum == EINVAL) {
+        type = state->replaced_error;
+        message = "the path of the mapped file leads elsewhere now";
+        found = PyUnicode_FromString("not a regular file");
+    } else {
+        if (errnum == ENOENT || errnum == ENOTDIR) {
+            type = state->not_found_error;
+            message = "the mapped file is gone";
+        } else if (errnum == EACCES || errnum == EPERM || errnum == EROFS) {
+            type = state->permission_error;
+            message = "the mapped file may not be opened";
+        }
+        found = PyUnicode_FromString(strerror(errnum));
+    }
+    errors_set_backing(type, message, path, expected, found, errnum);
+}
+
+void
+errors_set_truncated(State *state, const char *path, int64_t expected,
+                     int64_t found)
+{
+    errors_set_backing(
+        state->truncated_error, "the mapped file has become shorter", path,
+        PyUnicode_FromFormat("at least %lld bytes", (long long)expected),
+        PyUnicode_FromFormat("%lld bytes", (long long)found), 0);
+}

@@ -1,0 +1,192 @@
+/* Owns the encoding of a view's layout and the arithmetic on its bounds.
+ *
+ * Encoded: flags, typenum, ndim (a byte each), then offset and shape as
+ * LEB128 and the strides as zigzag LEB128. A 2-D strided view takes about
+ * 12 bytes; a reader must get exactly the bytes that the header promises.
+ */
+#include "layout.h"
+
+#define HEADER_SIZE 3
+#define VARINT_MAX 10 /* bytes that 64 bits take, 7 at a time */
+#define ENCODED_MAX (HEADER_SIZE + VARINT_MAX * (1 + 2 * LAYOUT_MAX_DIMS))
+
+static unsigned char *
+put_varint(unsigned char *out, uint64_t value)
+{
+    while (value >= 0x80) {
+        *out++ = (unsigned char)(value | 0x80);
+        value >>= 7;
+    }
+    *out++ = (unsigned char)value;
+    return out;
+}
+
+/* The byte after the number, or NULL when it is cut off or over 64 bits. */
+static const unsigned char *
+get_varint(const unsigned char *in, const unsigned char *end, uint64_t *value)
+{
+    uint64_t result = 0;
+    for (int shift = 0; in < end && shift < 64; shift += 7) {
+        unsigned char byte = *in++;
+        if (shift == 63 && byte > 1) {
+            return NULL;
+        }
+        result |= (uint64_t)(byte & 0x7F) << shift;
+        if (!(byte & 0x80)) {
+            *value = result;
+            return in;
+        }
+    }
+    return NULL;
+}
+
+static uint64_t
+zigzag(int64_t value)
+{
+    return ((uint64_t)value << 1) ^ (value < 0 ? UINT64_MAX : 0);
+}
+
+static int64_t
+unzigzag(uint64_t value)
+{
+    return (int64_t)((value >> 1) ^ (~(value & 1) + 1));
+}
+
+/* As get_varint, for a number that must not be negative as npy_intp. */
+static const unsigned char *
+get_length(const unsigned char *in, const unsigned char *end, npy_intp *value)
+{
+    uint64_t wide;
+    in = get_varint(in, end, &wide);
+    if (in == NULL || wide > (uint64_t)NPY_MAX_INTP) {
+        return NULL;
+    }
+    *value = (npy_intp)wide;
+    return in;
+}
+
+static const unsigned char *
+get_stride(const unsigned char *in, const unsigned char *end, npy_intp *value)
+{
+    uint64_t wide;
+    in = get_varint(in, end, &wide);
+    if (in == NULL) {
+        return NULL;
+    }
+    int64_t stride = unzigzag(wide);
+    if (stride < NPY_MIN_INTP || stride > NPY_MAX_INTP) {
+        return NULL;
+    }
+    *value = (npy_intp)stride;
+    return in;
+}
+
+int
+layout_bounds(int ndim, const npy_intp *shape, const npy_intp *strides,
+              npy_intp itemsize, npy_intp *low, npy_intp *high)
+{
+    *low = *high = 0;
+    for (int i = 0; i < ndim; i++) {
+        if (shape[i] < 0) {
+            return -1;
+        }
+    }
+    for (int i = 0; i < ndim; i++) {
+        if (shape[i] == 0) {
+            return 0;
+        }
+    }
+    npy_intp first = 0, last = itemsize;
+    for (int i = 0; i < ndim; i++) {
+        npy_intp reach;
+        if (shape[i] == 1 || strides[i] == 0) {
+            continue;
+        }
+        if (__builtin_mul_overflow(shape[i] - 1, strides[i], &reach) ||
+            __builtin_add_overflow(reach < 0 ? first : last, reach,
+                                   reach < 0 ? &first : &last)) {
+            return -1;
+        }
+    }
+    *low = first;
+    *high = last;
+    return 0;
+}
+
+npy_intp
+layout_nbytes(int ndim, const npy_intp *shape, npy_intp itemsize)
+{
+    npy_intp nbytes = itemsize;
+    for (int i = 0; i < ndim; i++) {
+        if (shape[i] == 0) {
+            return 0;
+        }
+    }
+    for (int i = 0; i < ndim; i++) {
+        if (__builtin_mul_overflow(nbytes, shape[i], &nbytes)) {
+            return -1;
+        }
+    }
+    return nbytes;
+}
+
+PyObject *
+layout_encode(const Layout *layout)
+{
+    unsigned char buffer[ENCODED_MAX];
+    unsigned char *out = buffer;
+    *out++ = (unsigned char)layout->flags;
+    *out++ = (unsigned char)layout->typenum;
+    *out++ = (unsigned char)layout->ndim;
+    out = put_varint(out, (uint64_t)layout->offset);
+    for (int i = 0; i < layout->ndim; i++) {
+        out = put_varint(out, (uint64_t)layout->shape[i]);
+    }
+    for (int i = 0; i < layout->ndim; i++) {
+        out = put_varint(out, zigzag(layout->strides[i]));
+    }
+    return PyBytes_FromStringAndSize((char *)buffer, out - buffer);
+}
+
+int
+layout_decode(PyObject *py_layout, Layout *layout)
+{
+    char *start;
+    Py_ssize_t size;
+    if (!PyBytes_CheckExact(py_layout)) {
+        PyErr_Format(PyExc_TypeError, "layout must be bytes, not %R",
+                     (PyObject *)Py_TYPE(py_layout));
+        return -1;
+    }
+    if (PyBytes_AsStringAndSize(py_layout, &start, &size) < 0) {
+        return -1;
+    }
+    const unsigned char *in = (unsigned char *)start;
+    const unsigned char *end = in + size;
+    if (size < HEADER_SIZE + 1) {
+        goto damaged;
+    }
+    layout->flags = in[0];
+    layout->typenum = in[1];
+    layout->ndim = in[2];
+    in += HEADER_SIZE;
+    if (layout->flags & ~(unsigned)LAYOUT_ALL_FLAGS ||
+        layout->ndim > LAYOUT_MAX_DIMS) {
+        goto damaged;
+    }
+    in = get_length(in, end, &layout->offset);
+    for (int i = 0; in != NULL && i < layout->ndim; i++) {
+        in = get_length(in, end, &layout->shape[i]);
+    }
+    for (int i = 0; in != NULL && i < layout->ndim; i++) {
+        in = get_stride(in, end, &layout->strides[i]);
+    }
+    if (in != end) {
+        goto damaged;
+    }
+    return 0;
+
+damaged:
+    PyErr_Format(PyExc_ValueError, "damaged layout: %R", py_layout);
+    return -1;
+}

@@ -1,0 +1,24 @@
+/* How can another process reach the file that is mapped at an address? */
+#ifndef SAMEMAP_LOCATOR_H
+#define SAMEMAP_LOCATOR_H
+
+#include "fileid.h"
+#include "maptable.h"
+#include "state.h"
+
+/* The file of `entry` is the one with status `status`, which `path` reaches.
+ * Device numbers in the map table are not those of stat on btrfs and
+ * overlayfs: where only they differ, a page of `path` is mapped and looked up
+ * in the table, so that like is compared with like. */
+bool locator_matches(State *state, const MapEntry *entry, const char *path,
+                     const FileStatus *status);
+
+/* A duplicate of a descriptor of this process that is open on the file of
+ * `entry`; -1 when there is none. Sets *status. */
+int locator_find_fd(State *state, const MapEntry *entry, FileStatus *status);
+
+/* The path by which other processes of this user reach `fd`, into `path`.
+ * False when they can't: no /proc, or this process is not dumpable. */
+bool locator_of_fd(int fd, char *path, size_t size);
+
+#endif

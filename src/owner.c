@@ -1,0 +1,93 @@
+/* Owns the walk from an array to the object that holds its memory.
+ *
+ * References stay borrowed throughout: every object of the chain is kept
+ * alive by the one before it, and the array by the caller. The attributes read
+ * (`memoryview.obj`, NumPy's `DummyArray.base`) return objects that the chain
+ * holds anyway.
+ */
+#include "owner.h"
+
+/* Chains are as long as the user's nesting of buffers; a cycle can't be built
+ * with NumPy, but a foreign `base` may do anything. */
+#define MAX_CHAIN 10000
+
+/* Borrowed reference to an attribute that `object` itself keeps, or NULL. */
+static PyObject *
+held_attribute(PyObject *object, PyObject *name)
+{
+    PyObject *value = PyObject_GetAttr(object, name);
+    Py_XDECREF(value);
+    return value;
+}
+
+/* 1 when the view is read-only, 0 or -1. */
+static int
+is_readonly(State *state, PyObject *view)
+{
+    PyObject *readonly = PyObject_GetAttr(view, state->str_readonly);
+    if (readonly == NULL) {
+        return -1;
+    }
+    int result = PyObject_IsTrue(readonly);
+    Py_DECREF(readonly);
+    return result;
+}
+
+int
+owner_find(State *state, PyArrayObject *array, Owner *owner)
+{
+    PyObject *current = (PyObject *)array;
+    owner->kind = OWNER_OTHER;
+    owner->object = owner->last_array = current;
+    owner->locked = false;
+
+    for (int step = 0; step < MAX_CHAIN; step++) {
+        PyObject *next;
+        if (PyArray_Check(current)) {
+            owner->object = owner->last_array = current;
+            next = PyArray_BASE((PyArrayObject *)current);
+            if (next == NULL) {
+                if (PyArray_CHKFLAGS((PyArrayObject *)current,
+                                     NPY_ARRAY_OWNDATA)) {
+                    owner->kind = OWNER_MEMORY;
+                }
+                return 0;
+            }
+        } else if (PyObject_TypeCheck(current, state->mmap_type)) {
+            owner->kind = OWNER_MMAP;
+            owner->object = current;
+            return 0;
+        } else if (PyBytes_Check(current) || PyByteArray_Check(current)) {
+            owner->kind = OWNER_MEMORY;
+            return 0;
+        } else if (PyMemoryView_Check(current)) {
+            int readonly = is_readonly(state, current);
+            if (readonly < 0) {
+                return -1;
+            }
+            owner->locked |= readonly;
+            next = held_attribute(current, state->str_obj);
+            if (next == NULL) {
+                return -1;
+            }
+            if (next == Py_None) {
+                return 0;
+            }
+        } else if (Py_TYPE(current) == state->dummy_array_type) {
+            next = held_attribute(current, state->str_base);
+            if (next == NULL) {
+                return -1;
+            }
+            if (next == Py_None) {
+                return 0;
+            }
+        } else {
+            owner->object = current;
+            return 0;
+        }
+        current = next;
+    }
+    PyErr_SetString(PyExc_RecursionError,
+                    "the chain of bases of the array does not end");
+    return -1;
+}

@@ -1,0 +1,27 @@
+/* Who owns the memory that an array shows? */
+#ifndef SAMEMAP_OWNER_H
+#define SAMEMAP_OWNER_H
+
+#include "state.h"
+
+typedef enum {
+    OWNER_MEMORY, /* NumPy, bytes or bytearray: never mapped from a file */
+    OWNER_MMAP,   /* an mmap.mmap */
+    OWNER_OTHER,  /* anything else: only the operating system can tell */
+} OwnerKind;
+
+typedef struct {
+    OwnerKind kind;
+    /* The end of the chain. Borrowed: the array keeps its own chain alive. */
+    PyObject *object;
+    /* The last array before it, borrowed too: it can always be referenced
+     * weakly, which not every owner can (a DLPack capsule). */
+    PyObject *last_array;
+    /* A read-only memoryview lies between the array and the owner. */
+    bool locked;
+} Owner;
+
+/* Follows `.base` from `array`; 0, or -1 with an exception. */
+int owner_find(State *state, PyArrayObject *array, Owner *owner);
+
+#endif

@@ -1,0 +1,19 @@
+/* What is in the pages at an address? */
+#ifndef SAMEMAP_PAGEMAP_H
+#define SAMEMAP_PAGEMAP_H
+
+#include "core.h"
+
+typedef struct {
+    uintptr_t start, end; /* addresses, page-aligned; end is exclusive */
+} PageRange;
+
+/* Finds the first run of modified pages in [low, high), both page-aligned.
+ * 1 found, 0 none, -1 the system can't tell (no exception set). */
+int pagemap_next_modified(uintptr_t low, uintptr_t high, PageRange *range);
+
+/* Reading [low, high) won't raise SIGBUS: 1; a page is past the end of its
+ * file: 0. 1 as well where the system can't tell. */
+int pagemap_readable(uintptr_t low, uintptr_t high);
+
+#endif

@@ -1,0 +1,291 @@
+/* Owns the building of arrays from a mapping and a layout.
+ *
+ * PyArray_NewFromDescr checks nothing: every number of the message has been
+ * checked against the memory before it is called.
+ */
+#include "rebuild.h"
+
+#include "backing.h"
+#include "layout.h"
+#include "message.h"
+#include "registry.h"
+
+#include <string.h>
+
+/* The memory that a message's first half has become. */
+typedef struct {
+    PyObject *owner; /* borrowed: mmap.mmap, bytes or bytearray */
+    char *start;
+    npy_intp length;
+    bool writable;
+    bool patchable; /* a private map: nobody else sees what is written */
+} Memory;
+
+static int
+get_buffer(PyObject *owner, Memory *memory)
+{
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(owner, &buffer, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    memory->start = buffer.buf;
+    memory->length = buffer.len;
+    memory->writable = !buffer.readonly;
+    PyBuffer_Release(&buffer);
+    return 0;
+}
+
+static int
+get_memory(State *state, PyObject *owner, Memory *memory)
+{
+    memory->owner = owner;
+    memory->patchable = false;
+    if (Py_TYPE(owner) == state->mmap_type) {
+        Backing *backing = state->last;
+        if (backing == NULL || backing->owner_address != owner) {
+            backing = registry_of_owner(state, owner);
+        }
+        if (backing == NULL) {
+            return get_buffer(owner, memory);
+        }
+        state->last = backing;
+        memory->start = backing->start;
+        memory->length = backing->length;
+        memory->writable = backing_is_writable(backing);
+        memory->patchable = memory->writable && backing_is_private(backing);
+        return 0;
+    }
+    if (PyBytes_CheckExact(owner) || PyByteArray_CheckExact(owner)) {
+        return get_buffer(owner, memory);
+    }
+    PyErr_Format(PyExc_TypeError, "an array can't be rebuilt on %R",
+                 (PyObject *)Py_TYPE(owner));
+    return -1;
+}
+
+/* New reference: the element type, which must not make NumPy follow pointers
+ * in the memory or take other lengths than the layout's. */
+static PyArray_Descr *
+get_descr(State *state, const Layout *layout, PyObject *dtype)
+{
+    if (layout->typenum != LAYOUT_NO_TYPENUM) {
+        PyObject *builtin = layout->typenum < STATE_TYPES
+                                ? state->builtin_dtypes[layout->typenum]
+                                : NULL;
+        if (builtin == NULL || dtype != Py_None) {
+            PyErr_SetString(PyExc_ValueError, "damaged type number in layout");
+            return NULL;
+        }
+        return (PyArray_Descr *)Py_NewRef(builtin);
+    }
+    if (!PyArray_DescrCheck(dtype)) {
+        PyErr_Format(PyExc_TypeError, "dtype must be numpy.dtype, not %R",
+                     (PyObject *)Py_TYPE(dtype));
+        return NULL;
+    }
+    PyArray_Descr *descr = (PyArray_Descr *)dtype;
+    if (PyDataType_REFCHK(descr) || PyDataType_HASSUBARRAY(descr) ||
+        PyDataType_ELSIZE(descr) <= 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "no array of %R can lie in mapped memory", dtype);
+        return NULL;
+    }
+    return (PyArray_Descr *)Py_NewRef(dtype);
+}
+
+/* All elements lie in the memory: 0, or -1 with ValueError. */
+static int
+check_bounds(const Layout *layout, npy_intp itemsize, const Memory *memory)
+{
+    npy_intp low, high, nbytes;
+    if (layout_bounds(layout->ndim, layout->shape, layout->strides, itemsize,
+                      &low, &high) < 0) {
+        goto outside;
+    }
+    nbytes = layout_nbytes(layout->ndim, layout->shape, itemsize);
+    if (nbytes < 0 || layout->offset > memory->length ||
+        low < -layout->offset || high > memory->length - layout->offset) {
+        goto outside;
+    }
+    return 0;
+
+outside:
+    PyErr_Format(PyExc_ValueError,
+                 "the layout reaches outside its %zd bytes of memory",
+                 (Py_ssize_t)memory->length);
+    return -1;
+}
+
+/* Writes (offset, bytes, ...) into a private map: 0 or -1. */
+static int
+apply_patches(const Memory *memory, PyObject *patches)
+{
+    if (patches == Py_None) {
+        return 0;
+    }
+    if (!PyTuple_CheckExact(patches) || !memory->patchable) {
+        PyErr_SetString(PyExc_TypeError,
+                        "patches must be a tuple, for a private mapping");
+        return -1;
+    }
+    Py_ssize_t n = PyTuple_Size(patches);
+    for (Py_ssize_t i = 0; i < n; i += 2) {
+        PyObject *bytes = i + 1 < n ? PyTuple_GetItem(patches, i + 1) : NULL;
+        if (bytes == NULL || !PyBytes_CheckExact(bytes)) {
+            PyErr_SetString(PyExc_TypeError,
+                            "patches must be pairs of offset and bytes");
+            return -1;
+        }
+        Py_ssize_t offset = PyLong_AsSsize_t(PyTuple_GetItem(patches, i));
+        if (offset == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+        Py_ssize_t size = PyBytes_Size(bytes);
+        if (offset < 0 || size > memory->length ||
+            offset > memory->length - size) {
+            PyErr_SetString(PyExc_ValueError,
+                            "a patch reaches outside the mapping");
+            return -1;
+        }
+        memcpy(memory->start + offset, PyBytes_AsString(bytes), (size_t)size);
+    }
+    return 0;
+}
+
+/* What keeps the memory alive; new reference. */
+static PyObject *
+make_base(State *state, const Layout *layout, const Memory *memory)
+{
+    bool raw = Py_TYPE(memory->owner) != state->mmap_type;
+    if (!(layout->flags & LAYOUT_LOCKED) && !raw) {
+        return Py_NewRef(memory->owner);
+    }
+    /* For bytearray the export also forbids to resize it. */
+    PyObject *view = PyMemoryView_FromObject(memory->owner);
+    if (view != NULL && layout->flags & LAYOUT_LOCKED) {
+        core_set(&view, PyObject_CallMethodObjArgs(
+                             view, state->str_toreadonly, NULL));
+    }
+    return view;
+}
+
+/* Sets what np.memmap.__new__ would: 0 or -1. */
+static int
+set_attributes(State *state, PyObject *array, PyObject *face,
+               const Layout *layout, const Memory *memory)
+{
+    PyObject *dict = PyObject_GenericGetDict(array, NULL);
+    if (dict == NULL) {
+        return -1;
+    }
+    bool has_mmap = layout->flags & LAYOUT_HAS_MMAP &&
+                    Py_TYPE(memory->owner) == state->mmap_type;
+    int result = 0;
+    if (PyDict_SetItem(dict, state->str_filename, PyTuple_GetItem(face, 1)) ||
+        PyDict_SetItem(dict, state->str_offset, PyTuple_GetItem(face, 2)) ||
+        PyDict_SetItem(dict, state->str_mode, PyTuple_GetItem(face, 3)) ||
+        PyDict_SetItem(dict, state->str__mmap,
+                       has_mmap ? memory->owner : Py_None)) {
+        result = -1;
+    }
+    Py_DECREF(dict);
+    return result;
+}
+
+/* A stand-in when the backing is an error noted before (attach). */
+static PyObject *
+stand_in(State *state, const Layout *layout, PyObject *dtype)
+{
+    PyArray_Descr *descr = get_descr(state, layout, dtype);
+    if (descr == NULL) {
+        return NULL;
+    }
+    PyObject *array = message_stand_in(descr, layout->ndim, layout->shape);
+    Py_DECREF((PyObject *)descr);
+    return array;
+}
+
+static PyObject *
+build(State *state, PyObject *face, const Layout *layout, const Memory *memory,
+      PyArray_Descr *descr)
+{
+    bool is_memmap = PyTuple_Check(face);
+    PyTypeObject *type = is_memmap ? state->memmap_type : &PyArray_Type;
+    bool writeable = layout->flags & LAYOUT_WRITEABLE && memory->writable &&
+                     !(layout->flags & LAYOUT_LOCKED);
+    Py_INCREF((PyObject *)descr);
+    PyObject *array = PyArray_NewFromDescr(
+        type, descr, layout->ndim, layout->shape, layout->strides,
+        memory->start + layout->offset, writeable ? NPY_ARRAY_WRITEABLE : 0, NULL);
+    if (array == NULL) {
+        return NULL;
+    }
+    PyObject *base = make_base(state, layout, memory);
+    if (base == NULL ||
+        PyArray_SetBaseObject((PyArrayObject *)array, base) < 0) {
+        goto error;
+    }
+    if (layout->flags & LAYOUT_UNALIGNED) {
+        PyArray_CLEARFLAGS((PyArrayObject *)array, NPY_ARRAY_ALIGNED);
+    }
+    if (is_memmap && set_attributes(state, array, face, layout, memory) < 0) {
+        goto error;
+    }
+    return array;
+
+error:
+    Py_DECREF(array);
+    return NULL;
+}
+
+static PyObject *
+rebuild(State *state, PyObject *face, PyObject *py_layout, PyObject *dtype,
+        PyObject *patches)
+{
+    Layout layout;
+    Memory memory;
+    PyObject *owner = face, *array = NULL;
+
+    if (PyTuple_CheckExact(face)) {
+        if (PyTuple_Size(face) != 4) {
+            PyErr_SetString(PyExc_ValueError,
+                            "a memmap has a mapping and three attributes");
+            return NULL;
+        }
+        owner = PyTuple_GetItem(face, 0);
+    }
+    if (layout_decode(py_layout, &layout) < 0) {
+        return NULL;
+    }
+    if (PyExceptionInstance_Check(owner)) {
+        return stand_in(state, &layout, dtype);
+    }
+    if (get_memory(state, owner, &memory) < 0) {
+        return NULL;
+    }
+    PyArray_Descr *descr = get_descr(state, &layout, dtype);
+    if (descr == NULL) {
+        return NULL;
+    }
+    if (check_bounds(&layout, PyDataType_ELSIZE(descr), &memory) == 0 &&
+        apply_patches(&memory, patches) == 0) {
+        array = build(state, face, &layout, &memory, descr);
+    }
+    Py_DECREF((PyObject *)descr);
+    return array;
+}
+
+PyObject *
+rebuild_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    State *state = PyModule_GetState(module);
+    PyObject *array = NULL;
+    if (nargs < 2 || nargs > 4) {
+        PyErr_Format(PyExc_TypeError, "rebuild takes 2 to 4 arguments, not %zd",
+                     nargs);
+    } else {
+        array = rebuild(state, args[0], args[1], nargs > 2 ? args[2] : Py_None,
+                        nargs > 3 ? args[3] : Py_None);
+    }
+    return array != NULL ? array : message_note(state);
+}

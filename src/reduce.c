@@ -1,0 +1,329 @@
+/* Owns the reduction of arrays: what a pickler writes for each.
+ *
+ * The pickler calls Reducer.reduce, a builtin method that needs no Python
+ * frame. What it returns names `rebuild` and shares the backing (or, for
+ * np.memmap, the tuple around it) with all other views of the same map, so that
+ * the pickler's memo writes that once.
+ */
+#include "reduce.h"
+
+#include "errors.h"
+#include "message.h"
+#include "plan.h"
+#include "value.h"
+
+/* Arrays in memory up to this many bytes go as bytes and layout, which is
+ * quicker than NumPy's own reduction; larger ones without a copy. */
+#define SMALL_MAX (1 << 14)
+
+typedef struct {
+    PyObject_HEAD
+    State *state;
+    PyObject *stock;    /* joblib's reducer for large arrays in memory, or None */
+    PyObject *py_max_nbytes; /* as given, for pickling */
+    npy_intp max_nbytes;     /* -1: no limit */
+    Direction direction;
+    bool strict;
+} Reducer;
+
+/* Borrowed attributes of an np.memmap, out of its __dict__. */
+typedef struct {
+    PyObject *filename, *offset, *mode;
+    bool has_mmap;
+} Attributes;
+
+static int
+get_attributes(State *state, PyObject *memmap, Attributes *attributes)
+{
+    PyObject *dict = PyObject_GenericGetDict(memmap, NULL);
+    if (dict == NULL) {
+        return -1;
+    }
+    PyObject *map = PyDict_GetItemWithError(dict, state->str__mmap);
+    PyObject *filename = PyDict_GetItemWithError(dict, state->str_filename);
+    PyObject *offset = PyDict_GetItemWithError(dict, state->str_offset);
+    PyObject *mode = PyDict_GetItemWithError(dict, state->str_mode);
+    Py_DECREF(dict); /* the memmap holds it */
+    attributes->has_mmap = map != NULL && map != Py_None;
+    attributes->filename = filename != NULL ? filename : Py_None;
+    attributes->offset = offset != NULL ? offset : Py_None;
+    attributes->mode = mode != NULL ? mode : Py_None;
+    /* Opening again must not truncate. */
+    if (PyUnicode_Check(attributes->mode) &&
+        PyUnicode_Compare(attributes->mode, state->str_w_plus) == 0) {
+        attributes->mode = state->str_r_plus;
+    }
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* New reference: (owner, filename, offset, mode); that of a backing is kept,
+ * so that the pickler writes it once. */
+static PyObject *
+make_face(PyObject *owner, Backing *backing, const Attributes *attributes)
+{
+    PyObject *face = backing != NULL ? backing->face : NULL;
+    if (face != NULL && PyTuple_GetItem(face, 1) == attributes->filename &&
+        PyTuple_GetItem(face, 2) == attributes->offset &&
+        PyTuple_GetItem(face, 3) == attributes->mode) {
+        return Py_NewRef(face);
+    }
+    face = PyTuple_Pack(4, owner, attributes->filename, attributes->offset,
+                        attributes->mode);
+    if (face != NULL && backing != NULL) {
+        core_set(&backing->face, Py_NewRef(face));
+    }
+    return face;
+}
+
+/* New reference: (rebuild, (face, layout[, dtype[, patches]])) for a view in
+ * `owner`, a Backing or bytes. */
+static PyObject *
+make_reduction(State *state, PyObject *array, PyObject *owner, Plan *plan)
+{
+    PyObject *face = NULL, *layout = NULL, *args = NULL, *reduction = NULL;
+    PyObject *dtype = plan->layout.typenum == LAYOUT_NO_TYPENUM
+                          ? (PyObject *)plan->descr
+                          : Py_None;
+
+    if (Py_TYPE(array) == state->memmap_type) {
+        Attributes attributes;
+        bool kept = owner == (PyObject *)plan->backing;
+        if (get_attributes(state, array, &attributes) < 0) {
+            return NULL;
+        }
+        plan->layout.flags |= attributes.has_mmap ? LAYOUT_HAS_MMAP : 0;
+        face = make_face(owner, kept ? plan->backing : NULL, &attributes);
+    } else {
+        face = Py_NewRef(owner);
+    }
+    layout = layout_encode(&plan->layout);
+    if (face == NULL || layout == NULL) {
+        goto done;
+    }
+    if (plan->patches != NULL) {
+        args = PyTuple_Pack(4, face, layout, dtype, plan->patches);
+    } else if (dtype != Py_None) {
+        args = PyTuple_Pack(3, face, layout, dtype);
+    } else {
+        args = PyTuple_Pack(2, face, layout);
+    }
+    if (args != NULL) {
+        reduction = PyTuple_Pack(2, state->rebuild, args);
+    }
+done:
+    Py_XDECREF(args);
+    Py_XDECREF(layout);
+    Py_XDECREF(face);
+    return reduction;
+}
+
+static void
+count(Count *counter, npy_intp nbytes)
+{
+    counter->arrays++;
+    counter->bytes += (uint64_t)nbytes;
+}
+
+static PyObject *
+reduce_copy(State *state, PyObject *array, Plan *plan, bool writable)
+{
+    PyObject *copy = value_copy(state, plan, writable);
+    if (copy == NULL) {
+        return NULL;
+    }
+    PyObject *reduction = make_reduction(state, array, copy, plan);
+    Py_DECREF(copy);
+    return reduction;
+}
+
+/* joblib's behaviour, and for small plain arrays the same in less time. */
+static PyObject *
+reduce_memory(Reducer *self, PyObject *array, Plan *plan)
+{
+    State *state = self->state;
+    PyArrayObject *np_array = (PyArrayObject *)array;
+    if (plan->reason != REASON_OBJECTS && self->stock != Py_None &&
+        self->max_nbytes >= 0 && plan->nbytes > self->max_nbytes) {
+        return core_call(self->stock, array);
+    }
+    if (plan->nbytes <= SMALL_MAX && PyArray_CheckExact(array) &&
+        plan->layout.typenum != LAYOUT_NO_TYPENUM &&
+        PyArray_CHKFLAGS(np_array, NPY_ARRAY_ALIGNED) &&
+        (PyArray_IS_C_CONTIGUOUS(np_array) ||
+         PyArray_IS_F_CONTIGUOUS(np_array))) {
+        return reduce_copy(state, array, plan, PyArray_ISWRITEABLE(np_array));
+    }
+    return PyObject_CallMethod(array, "__reduce_ex__", "i", 5);
+}
+
+static PyObject *
+reduce_planned(Reducer *self, PyObject *array, Plan *plan)
+{
+    State *state = self->state;
+    switch (plan->reason) {
+    case REASON_NONE:
+        count(&state->by_reference, plan->nbytes);
+        return make_reduction(state, array, (PyObject *)plan->backing, plan);
+    case REASON_MEMORY:
+    case REASON_OBJECTS:
+        count(&state->by_value[plan->reason], plan->nbytes);
+        return reduce_memory(self, array, plan);
+    default:
+        break;
+    }
+    if (self->strict && plan->reason != REASON_TEMPORARY) {
+        PyErr_Format(state->strict_error,
+                     "an array of %zd bytes on mapped memory would be copied: %s",
+                     (Py_ssize_t)plan->nbytes, reason_sentence(plan->reason));
+        return NULL;
+    }
+    count(&state->by_value[plan->reason], plan->nbytes);
+    if (plan->reason == REASON_ANONYMOUS && self->stock != Py_None &&
+        self->max_nbytes >= 0 && plan->nbytes > self->max_nbytes) {
+        return core_call(self->stock, array);
+    }
+    /* What is written into a copy of memory that others share would be lost
+     * without a word: such a copy is read-only. */
+    bool shared = plan->backing != NULL && plan->backing->py_token != NULL &&
+                  !backing_is_private(plan->backing);
+    return reduce_copy(state, array, plan,
+                       !shared && plan->layout.flags & LAYOUT_WRITEABLE);
+}
+
+static PyObject *
+reducer_reduce(Reducer *self, PyObject *array)
+{
+    Plan plan;
+    PyObject *reduction = NULL;
+    State *state = self->state;
+
+    if (!PyArray_Check(array)) {
+        PyErr_Format(PyExc_TypeError, "expected an array, not %R",
+                     (PyObject *)Py_TYPE(array));
+        return NULL;
+    }
+    if (plan_make(state, (PyArrayObject *)array, self->direction,
+                  message_number(state), &plan) == 0) {
+        reduction = reduce_planned(self, array, &plan);
+    }
+    plan_clear(&plan);
+    return reduction != NULL ? reduction
+                             : message_refuse(state, (PyArrayObject *)array);
+}
+
+static PyObject *
+reducer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"stock", "max_nbytes", "backward", "strict", NULL};
+    PyObject *stock = Py_None, *py_max_nbytes = Py_None;
+    int backward = 0, strict = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOpp:Reducer", names,
+                                     &stock, &py_max_nbytes, &backward,
+                                     &strict)) {
+        return NULL;
+    }
+    Py_ssize_t max_nbytes = -1;
+    if (py_max_nbytes != Py_None) {
+        max_nbytes = PyNumber_AsSsize_t(py_max_nbytes, NULL);
+        if (max_nbytes == -1 && PyErr_Occurred()) {
+            return NULL;
+        }
+    }
+    Reducer *self = (Reducer *)PyType_GenericAlloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->state = PyType_GetModuleState(type);
+    self->stock = Py_NewRef(stock);
+    self->py_max_nbytes = Py_NewRef(py_max_nbytes);
+    self->max_nbytes = (npy_intp)max_nbytes;
+    self->direction = backward ? BACKWARD : FORWARD;
+    self->strict = strict;
+    return (PyObject *)self;
+}
+
+static PyObject *
+reducer_pickle(Reducer *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_BuildValue("O(OOOO)", (PyObject *)Py_TYPE((PyObject *)self), self->stock,
+                         self->py_max_nbytes,
+                         self->direction == BACKWARD ? Py_True : Py_False,
+                         self->strict ? Py_True : Py_False);
+}
+
+static int
+reducer_traverse(Reducer *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->stock);
+    return 0;
+}
+
+static int
+reducer_clear(Reducer *self)
+{
+    Py_CLEAR(self->stock);
+    return 0;
+}
+
+static void
+reducer_dealloc(Reducer *self)
+{
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
+    PyObject_GC_UnTrack(self);
+    reducer_clear(self);
+    Py_XDECREF(self->py_max_nbytes);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(reduce_doc,
+             "reduce($self, array, /)\n--\n\n"
+             "What a pickler writes for an array (see object.__reduce__).\n\n"
+             "Parameters\n----------\n"
+             "array : numpy.ndarray\n"
+             "    Rebuilt as numpy.memmap if that is its exact type, else as\n"
+             "    numpy.ndarray.\n\n"
+             "Raises\n------\n"
+             "BackingTruncatedError\n"
+             "    The mapped file has become shorter than the map.\n"
+             "StrictError\n"
+             "    Mapped memory would be copied, and that was forbidden.");
+
+static PyMethodDef reducer_methods[] = {
+    {"reduce", (PyCFunction)reducer_reduce, METH_O, reduce_doc},
+    {"__reduce__", (PyCFunction)reducer_pickle, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(
+    reducer_doc,
+    "Reducer(stock=None, max_nbytes=None, backward=False, strict=False)\n--\n\n"
+    "Reduces arrays for a pickler's dispatch table.\n\n"
+    "Parameters\n----------\n"
+    "stock : callable, optional\n"
+    "    Reducer for arrays in ordinary memory that are too large.\n"
+    "max_nbytes : int, optional\n"
+    "    Size in bytes above which arrays are too large.\n"
+    "backward : bool\n"
+    "    For results: this process may be gone when they are read.\n"
+    "strict : bool\n"
+    "    Raise StrictError instead of copying mapped memory.");
+
+static PyType_Slot reducer_slots[] = {
+    {Py_tp_doc, (void *)reducer_doc},
+    {Py_tp_new, reducer_new},
+    {Py_tp_dealloc, reducer_dealloc},
+    {Py_tp_traverse, reducer_traverse},
+    {Py_tp_clear, reducer_clear},
+    {Py_tp_methods, reducer_methods},
+    {0, NULL},
+};
+
+PyType_Spec reducer_spec = {
+    .name = "samemap._core.Reducer",
+    .basicsize = sizeof(Reducer),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = reducer_slots,
+};

@@ -1,0 +1,33 @@
+/* Which mappings does this process know, and under which token? */
+#ifndef SAMEMAP_REGISTRY_H
+#define SAMEMAP_REGISTRY_H
+
+#include "backing.h"
+#include "owner.h"
+
+/* New reference: the backing that holds [low, high) of `array`, whose owner is
+ * `owner`; made and registered when it is new. Its `reason` says whether it
+ * has a file. NULL with an exception. */
+Backing *registry_find(State *state, PyArrayObject *array, const Owner *owner,
+                       char *low, char *high);
+
+/* Borrowed: the backing registered for `owner`, or NULL without an exception
+ * when there is none. */
+Backing *registry_of_owner(State *state, PyObject *owner);
+
+/* Borrowed: the backing of a shared mapping, or NULL without an exception. */
+Backing *registry_of_token(State *state, PyObject *py_token);
+
+/* Enters `backing` until `owner` dies: 0 or -1. `by_token`: shared mappings
+ * are found again by messages that name them. */
+int registry_add(State *state, Backing *backing, PyObject *owner,
+                 bool by_token);
+
+/* Takes `backing` out (its owner died, was closed or maps something else). */
+void registry_remove(State *state, Backing *backing);
+
+/* New random prefix for the tokens: at import, and in a forked child, whose
+ * new mappings are not its parent's. 0 or -1. */
+int registry_new_prefix(State *state);
+
+#endif

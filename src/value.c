@@ -1,0 +1,90 @@
+/* Owns the copying of arrays that can't be referenced.
+ *
+ * Exact: NumPy's own pickle brings a byte-swapped array into native order and
+ * a copy of records loses their padding. Here bytes are bytes. The copy starts
+ * at an address of the same alignment, so that ALIGNED stays as it is.
+ */
+#include "value.h"
+
+#include "errors.h"
+#include "pagemap.h"
+
+#include <string.h>
+
+#define ALIGNMENT 16 /* of what malloc returns, and the data of bytes */
+
+/* Copies all elements in C order. `axis` and the pointers go down the axes. */
+static char *
+copy_elements(const Layout *layout, npy_intp itemsize, int axis,
+              const char *source, char *target)
+{
+    if (axis == layout->ndim) {
+        memcpy(target, source, (size_t)itemsize);
+        return target + itemsize;
+    }
+    if (axis == layout->ndim - 1 && layout->strides[axis] == itemsize) {
+        size_t size = (size_t)(layout->shape[axis] * itemsize);
+        memcpy(target, source, size);
+        return target + size;
+    }
+    for (npy_intp i = 0; i < layout->shape[axis]; i++) {
+        target = copy_elements(layout, itemsize, axis + 1,
+                               source + i * layout->strides[axis], target);
+    }
+    return target;
+}
+
+static void
+set_c_strides(Layout *layout, npy_intp itemsize)
+{
+    npy_intp stride = itemsize;
+    for (int i = layout->ndim - 1; i >= 0; i--) {
+        layout->strides[i] = stride;
+        stride *= layout->shape[i];
+    }
+}
+
+PyObject *
+value_copy(State *state, Plan *plan, bool writable)
+{
+    Layout *layout = &plan->layout;
+    npy_intp itemsize = PyDataType_ELSIZE(plan->descr);
+    npy_intp span = plan->high - plan->low;
+    npy_intp pad = (npy_intp)((uintptr_t)plan->low % ALIGNMENT);
+    /* A view without gaps keeps its strides; one that overlaps itself (a
+     * broadcast) is smaller as it is. */
+    bool as_it_is = span <= plan->nbytes;
+    npy_intp size = pad + (as_it_is ? span : plan->nbytes);
+
+    if (plan->backing != NULL &&
+        !pagemap_readable((uintptr_t)plan->low, (uintptr_t)plan->high)) {
+        const Backing *backing = plan->backing;
+        errors_set_truncated(
+            state, backing_path(backing),
+            (int64_t)backing->file_offset + (plan->high - backing->start), 0);
+        return NULL;
+    }
+    PyObject *copy = writable ? PyByteArray_FromStringAndSize(NULL, size)
+                              : PyBytes_FromStringAndSize(NULL, size);
+    if (copy == NULL) {
+        return NULL;
+    }
+    char *target = writable ? PyByteArray_AsString(copy) : PyBytes_AsString(copy);
+    memset(target, 0, (size_t)pad);
+    target += pad;
+    if (as_it_is) {
+        memcpy(target, plan->low, (size_t)span);
+        layout->offset = pad + (plan->data - plan->low);
+        if (span == 0) {
+            layout->offset = pad;
+        }
+    } else {
+        copy_elements(layout, itemsize, 0, plan->data, target);
+        set_c_strides(layout, itemsize);
+        layout->offset = pad;
+    }
+    if (!writable) {
+        layout->flags &= ~(unsigned)LAYOUT_WRITEABLE;
+    }
+    return copy;
+}

@@ -1,0 +1,12 @@
+/* An exact copy of an array's bytes, for a message. */
+#ifndef SAMEMAP_VALUE_H
+#define SAMEMAP_VALUE_H
+
+#include "plan.h"
+
+/* New reference: bytes (bytearray when `writable`) that stand for the backing;
+ * sets plan->layout to the view in them. NULL with an exception; the memory of
+ * a truncated file gives BackingTruncatedError, not SIGBUS. */
+PyObject *value_copy(State *state, Plan *plan, bool writable);
+
+#endif
