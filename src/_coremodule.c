@@ -203,11 +203,29 @@ init_dummy_array(State *state)
     return result;
 }
 
+/* A subclass of np.memmap whose instances NumPy builds without a call of
+ * Python code; rebuild.c then sets their __class__. */
+static int
+init_bare_memmap(State *state)
+{
+    PyObject *finalize = PyObject_GetAttrString((PyObject *)&PyArray_Type,
+                                                "__array_finalize__");
+    if (finalize == NULL) {
+        return -1;
+    }
+    state->bare_memmap_type = (PyTypeObject *)PyObject_CallFunction(
+        (PyObject *)&PyType_Type, "s(O){s()sN}", "bare_memmap",
+        (PyObject *)state->memmap_type, "__slots__", "__array_finalize__",
+        finalize);
+    return state->bare_memmap_type != NULL ? 0 : -1;
+}
+
 static int
 init_numpy(State *state)
 {
     state->memmap_type = (PyTypeObject *)import_from("numpy", "memmap");
-    if (state->memmap_type == NULL || init_dummy_array(state) < 0) {
+    if (state->memmap_type == NULL || init_bare_memmap(state) < 0 ||
+        init_dummy_array(state) < 0) {
         return -1;
     }
     for (int typenum = 0; typenum < STATE_TYPES; typenum++) {
@@ -292,6 +310,7 @@ module_exec(PyObject *module)
 #define VISIT_STATE(VISIT)                                                     \
     VISIT(mmap_type)                                                           \
     VISIT(memmap_type)                                                         \
+    VISIT(bare_memmap_type)                                                         \
     VISIT(dummy_array_type)                                                    \
     VISIT(backing_type)                                                        \
     VISIT(outgoing_type)                                                       \

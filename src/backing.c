@@ -242,6 +242,7 @@ backing_traverse(Backing *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->owner_ref);
     Py_VISIT(self->face);
+    Py_VISIT(self->dict);
     return 0;
 }
 
@@ -250,6 +251,7 @@ backing_clear(Backing *self)
 {
     Py_CLEAR(self->owner_ref);
     Py_CLEAR(self->face);
+    Py_CLEAR(self->dict);
     return 0;
 }
 

@@ -38,6 +38,9 @@ struct Backing {
     /* For np.memmap: the tuple (backing, filename, offset, mode) that the
      * pickler memoises, good while the attributes are the same objects. */
     PyObject *face;
+    /* For an np.memmap rebuilt on it: a dict to copy, {filename, offset, mode,
+     * _mmap: None}, good for the same three objects (borrowed from it). */
+    PyObject *dict, *filename, *offset, *mode;
 };
 
 /* All of these return a new reference, in no registry yet, or NULL with an

@@ -14,7 +14,8 @@
 
 /* The memory that a message's first half has become. */
 typedef struct {
-    PyObject *owner; /* borrowed: mmap.mmap, bytes or bytearray */
+    PyObject *owner;  /* borrowed: mmap.mmap, bytes or bytearray */
+    Backing *backing; /* owned: that of the mmap, or NULL */
     char *start;
     npy_intp length;
     bool writable;
@@ -39,6 +40,7 @@ static int
 get_memory(State *state, PyObject *owner, Memory *memory)
 {
     memory->owner = owner;
+    memory->backing = NULL;
     memory->patchable = false;
     if (Py_TYPE(owner) == state->mmap_type) {
         Backing *backing = state->last;
@@ -49,6 +51,7 @@ get_memory(State *state, PyObject *owner, Memory *memory)
             return get_buffer(owner, memory);
         }
         state->last = backing;
+        memory->backing = (Backing *)Py_NewRef((PyObject *)backing);
         memory->start = backing->start;
         memory->length = backing->length;
         memory->writable = backing_is_writable(backing);
@@ -169,24 +172,63 @@ make_base(State *state, const Layout *layout, const Memory *memory)
     return view;
 }
 
-/* Sets what np.memmap.__new__ would: 0 or -1. */
-static int
-set_attributes(State *state, PyObject *array, PyObject *face,
-               const Layout *layout, const Memory *memory)
+/* New reference: {filename, offset, mode, _mmap: None} out of a face. */
+static PyObject *
+new_dict(State *state, PyObject *face)
 {
-    PyObject *dict = PyObject_GenericGetDict(array, NULL);
+    PyObject *dict = PyDict_New();
+    if (dict != NULL &&
+        (PyDict_SetItem(dict, state->str_filename, PyTuple_GetItem(face, 1)) ||
+         PyDict_SetItem(dict, state->str_offset, PyTuple_GetItem(face, 2)) ||
+         PyDict_SetItem(dict, state->str_mode, PyTuple_GetItem(face, 3)) ||
+         PyDict_SetItem(dict, state->str__mmap, Py_None))) {
+        Py_CLEAR(dict);
+    }
+    return dict;
+}
+
+/* New reference: the same, copied from that of the last view if it can be. */
+static PyObject *
+copy_dict(State *state, PyObject *face, Backing *backing)
+{
+    if (backing == NULL) {
+        return new_dict(state, face);
+    }
+    if (backing->dict == NULL ||
+        backing->filename != PyTuple_GetItem(face, 1) ||
+        backing->offset != PyTuple_GetItem(face, 2) ||
+        backing->mode != PyTuple_GetItem(face, 3)) {
+        PyObject *dict = new_dict(state, face);
+        if (dict == NULL) {
+            return NULL;
+        }
+        core_set(&backing->dict, dict);
+        backing->filename = PyTuple_GetItem(face, 1);
+        backing->offset = PyTuple_GetItem(face, 2);
+        backing->mode = PyTuple_GetItem(face, 3);
+    }
+    return PyDict_Copy(backing->dict);
+}
+
+/* Makes an np.memmap of what was built as State.bare_memmap_type, and sets
+ * what np.memmap.__new__ would: 0 or -1. np.memmap.__array_finalize__ is
+ * Python code that would cost as much as all the rest, to set four attributes
+ * to None. */
+static int
+finish_memmap(State *state, PyObject *array, PyObject *face,
+              const Layout *layout, const Memory *memory)
+{
+    int result = -1;
+    PyObject *dict = copy_dict(state, face, memory->backing);
     if (dict == NULL) {
         return -1;
     }
-    bool has_mmap = layout->flags & LAYOUT_HAS_MMAP &&
-                    Py_TYPE(memory->owner) == state->mmap_type;
-    int result = 0;
-    if (PyDict_SetItem(dict, state->str_filename, PyTuple_GetItem(face, 1)) ||
-        PyDict_SetItem(dict, state->str_offset, PyTuple_GetItem(face, 2)) ||
-        PyDict_SetItem(dict, state->str_mode, PyTuple_GetItem(face, 3)) ||
-        PyDict_SetItem(dict, state->str__mmap,
-                       has_mmap ? memory->owner : Py_None)) {
-        result = -1;
+    if ((!(layout->flags & LAYOUT_HAS_MMAP) || memory->backing == NULL ||
+         PyDict_SetItem(dict, state->str__mmap, memory->owner) == 0) &&
+        PyObject_SetAttr(array, state->str___class__,
+                         (PyObject *)state->memmap_type) == 0 &&
+        PyObject_GenericSetDict(array, dict, NULL) == 0) {
+        result = 0;
     }
     Py_DECREF(dict);
     return result;
@@ -210,7 +252,7 @@ build(State *state, PyObject *face, const Layout *layout, const Memory *memory,
       PyArray_Descr *descr)
 {
     bool is_memmap = PyTuple_Check(face);
-    PyTypeObject *type = is_memmap ? state->memmap_type : &PyArray_Type;
+    PyTypeObject *type = is_memmap ? state->bare_memmap_type : &PyArray_Type;
     bool writeable = layout->flags & LAYOUT_WRITEABLE && memory->writable &&
                      !(layout->flags & LAYOUT_LOCKED);
     Py_INCREF((PyObject *)descr);
@@ -228,7 +270,7 @@ build(State *state, PyObject *face, const Layout *layout, const Memory *memory,
     if (layout->flags & LAYOUT_UNALIGNED) {
         PyArray_CLEARFLAGS((PyArrayObject *)array, NPY_ARRAY_ALIGNED);
     }
-    if (is_memmap && set_attributes(state, array, face, layout, memory) < 0) {
+    if (is_memmap && finish_memmap(state, array, face, layout, memory) < 0) {
         goto error;
     }
     return array;
@@ -264,14 +306,13 @@ rebuild(State *state, PyObject *face, PyObject *py_layout, PyObject *dtype,
         return NULL;
     }
     PyArray_Descr *descr = get_descr(state, &layout, dtype);
-    if (descr == NULL) {
-        return NULL;
-    }
-    if (check_bounds(&layout, PyDataType_ELSIZE(descr), &memory) == 0 &&
+    if (descr != NULL &&
+        check_bounds(&layout, PyDataType_ELSIZE(descr), &memory) == 0 &&
         apply_patches(&memory, patches) == 0) {
         array = build(state, face, &layout, &memory, descr);
     }
-    Py_DECREF((PyObject *)descr);
+    Py_XDECREF((PyObject *)descr);
+    Py_XDECREF((PyObject *)memory.backing);
     return array;
 }
 

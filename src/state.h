@@ -20,7 +20,8 @@
     X(filename)                                                                \
     X(offset)                                                                  \
     X(mode)                                                                    \
-    X(_mmap)
+    X(_mmap)                                                                   \
+    X(__class__)
 
 typedef struct Backing Backing;
 typedef struct Outgoing Outgoing;
@@ -34,6 +35,7 @@ typedef struct State {
     /* Types of others. */
     PyTypeObject *mmap_type;        /* mmap.mmap */
     PyTypeObject *memmap_type;      /* numpy.memmap */
+    PyTypeObject *bare_memmap_type; /* the same without a Python finalizer */
     PyTypeObject *dummy_array_type; /* what as_strided puts in between */
 
     /* Types and functions of ours that messages name. */

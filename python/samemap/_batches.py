@@ -129,7 +129,7 @@ class Results(list[Any]):
         super().__init__(results)
         self.ticket = ticket
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return rebuild_results, (Outgoing(carries=True), self.ticket, list(self))
 
 

@@ -33,7 +33,8 @@ class Explanation(dict[str, Any]):
                 lines.append("route     the worker opens the path")
             elif self["route"]:
                 lines.append("route     through a descriptor of this process")
-        lines.append(f"message   {self['message_nbytes']} bytes, array {self['nbytes']}")
+        message, nbytes = self["message_nbytes"], self["nbytes"]
+        lines.append(f"message   {message} bytes for {nbytes} bytes of elements")
         return "\n".join(lines)
 
     __repr__ = __str__

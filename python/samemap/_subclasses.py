@@ -6,6 +6,8 @@ pickler then reduces by its own entry, and what the class keeps beside it.
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,6 +17,18 @@ from ._core import is_mapped
 
 Array = np.ndarray[Any, np.dtype[Any]]
 T = TypeVar("T", bound=type[Array])
+
+# What FITS_rec.__reduce__ pickles besides the records (astropy 5 to 8).
+_FITS_STATE = (
+    "_converted",
+    "_heapoffset",
+    "_heapsize",
+    "_tbsize",
+    "_nfields",
+    "_gap",
+    "_uint",
+    "parnames",
+)
 
 _registered: dict[type, Callable[[Any], Any]] = {}
 
@@ -36,7 +50,7 @@ def rebuild_subclass(
     if array.dtype != dtype or array.dtype.type is not dtype.type:
         # recarray turns a void type into a record type in __array_finalize__,
         # also where the sender had turned it back.
-        array.dtype = dtype
+        array.dtype = dtype  # type: ignore[misc]
     if state:
         array.__dict__.update(state)
     return array
@@ -44,7 +58,7 @@ def rebuild_subclass(
 
 def reduce_masked(array: np.ma.MaskedArray[Any, Any]) -> Any:
     """Reduce a masked array: data and mask each go as what they are."""
-    mask = None if array.mask is np.ma.nomask else array.mask
+    mask = None if array.mask is np.ma.nomask else np.ma.getmaskarray(array)
     data = array.data
     if not is_mapped(data.view(np.ndarray)) and (mask is None or not is_mapped(mask)):
         return array.__reduce_ex__(5)
@@ -68,6 +82,30 @@ def rebuild_masked(
     )
     # The property would make a copy of another type out of None.
     array._fill_value = fill_value  # type: ignore[attr-defined]
+    return array
+
+
+def reduce_fits(array: Any) -> Any:
+    """Reduce an astropy ``FITS_rec``: its column state is what astropy pickles."""
+    plain = array.view(np.ndarray)
+    if not is_mapped(plain):
+        return array.__reduce_ex__(5)
+    state = {name: getattr(array, name) for name in _FITS_STATE if hasattr(array, name)}
+    # A deep copy, as columns may refer to an open file; but not of the columns'
+    # arrays, which show the same memory.
+    columns = array._coldefs
+    keep = {id(c.array): c.array for c in columns if c.array is not None}
+    keep |= {id(values): values for values in columns._arrays}
+    state["_coldefs"] = columns.__deepcopy__(keep)
+    return rebuild_fits, (type(array), plain, state)
+
+
+def rebuild_fits(cls: type[Any], plain: Array, state: dict[str, Any]) -> Any:
+    """Undo `reduce_fits`, as ``FITS_rec.__setstate__`` does."""
+    array = plain.view(cls)
+    array._col_weakrefs = weakref.WeakSet()
+    for name, value in state.items():
+        setattr(array, name, value)
     return array
 
 
@@ -109,4 +147,8 @@ def table() -> dict[type, Callable[[Any], Any]]:
         np.ma.MaskedArray: reduce_masked,
         **_registered,
     }
+    # astropy is not imported for this: whoever has a FITS_rec has imported it.
+    fitsrec = sys.modules.get("astropy.io.fits.fitsrec")
+    if fitsrec is not None:
+        known[fitsrec.FITS_rec] = reduce_fits
     return known

@@ -1,0 +1,269 @@
+"""What becomes of a mapped file, and what the worker gets then.
+
+A fate befalls the file either before the task is sent, or in the moment between
+the pickling of the array and its arrival: `Fate`, pickled after the array in the
+same task, brings that about.
+"""
+
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import samemap
+from joblib import Parallel, delayed
+
+NBYTES = 8192
+DATA = np.arange(NBYTES // 8, dtype=np.int64)
+
+pytestmark = pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+
+
+def unlink(path):
+    path.unlink()
+
+
+def rename(path):
+    path.rename(path.with_name("renamed"))
+
+
+def replace(path):
+    other = path.with_name("other")
+    (DATA + 1).tofile(other)
+    other.replace(path)
+
+
+def remake(path):
+    """Remove and create again: the inode number may well be the same."""
+    path.unlink()
+    (DATA + 1).tofile(path)
+
+
+def rewrite(path):
+    """Write other values into the same file: the map shows them."""
+    with path.open("r+b") as file:
+        (DATA + 2).tofile(file)
+
+
+def truncate(path):
+    os.truncate(path, 100)
+
+
+def grow(path):
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def move_directory(path):
+    path.parent.rename(path.parent.with_name("moved"))
+
+
+def leave_directory(path):
+    os.chdir(path.parent.parent)
+
+
+def hard_link(path):
+    path.with_name("link").hardlink_to(path)
+    path.unlink()
+
+
+def become_fifo(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def become_device(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def become_directory(path):
+    path.unlink()
+    path.mkdir()
+
+
+class Fate:
+    """Pickling it does something to a file; it arrives as None."""
+
+    def __init__(self, fate, path):
+        self.fate, self.path = fate, path
+
+    def __reduce__(self):
+        self.fate(self.path)
+        return nothing, ()
+
+
+def nothing():
+    return None
+
+
+def read(array, *_):
+    return np.array(array)
+
+
+def map_and_doom(path, fate):
+    """As a task: a result on the worker's own map of a file."""
+    return np.memmap(path, np.int64, "r"), Fate(fate, path)
+
+
+def parallel(backend, function, *args):
+    return Parallel(n_jobs=2, backend=backend)([delayed(function)(*args)] * 2)
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    directory = tmp_path / "data"
+    directory.mkdir()
+    DATA.tofile(directory / "file")
+    return directory / "file"
+
+
+def by_memmap(path, mode="r+"):
+    return np.memmap(path, np.int64, mode)
+
+
+def by_mmap(path):
+    with path.open("r+b") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0), np.int64)
+
+
+@pytest.mark.parametrize("open_map", [by_memmap, by_mmap])
+@pytest.mark.parametrize(
+    "fate",
+    [
+        unlink,
+        rename,
+        replace,
+        remake,
+        rewrite,
+        grow,
+        move_directory,
+        leave_directory,
+        hard_link,
+        become_fifo,
+    ],
+)
+def test_worker_reads_what_the_sender_sees(backend, path, fate, open_map):
+    """Whatever became of the path, the mapped bytes arrive, without a copy."""
+    array = open_map(path)
+    fate(path)
+    assert samemap.explain(array)["by_reference"]
+    for result in parallel(backend, read, array[::-1]):
+        np.testing.assert_array_equal(result, array[::-1])
+
+
+def test_relative_path(backend, path, monkeypatch):
+    """A map opened by a relative path is found after a change of directory."""
+    monkeypatch.chdir(path.parent)
+    array = np.memmap("file", np.int64, "r")
+    monkeypatch.chdir("/")
+    for result in parallel(backend, read, array):
+        np.testing.assert_array_equal(result, DATA)
+
+
+def test_truncated_before(backend, path):
+    """A file shorter than its map is a typed error, and it is not grown."""
+    array = by_memmap(path)
+    truncate(path)
+    with pytest.raises(samemap.BackingTruncatedError) as caught:
+        parallel(backend, read, array)
+    assert caught.value.path == str(path)
+    assert caught.value.expected == f"at least {NBYTES} bytes"
+    assert caught.value.found == "100 bytes"
+    assert path.stat().st_size == 100
+    assert parallel(backend, read, DATA)[0][1] == 1
+
+
+@pytest.mark.parametrize(
+    ("fate", "error"),
+    [
+        (unlink, samemap.BackingNotFoundError),
+        (rename, samemap.BackingNotFoundError),
+        (move_directory, samemap.BackingNotFoundError),
+        (replace, samemap.BackingReplacedError),
+        (remake, samemap.BackingReplacedError),
+        (truncate, samemap.BackingTruncatedError),
+        (become_fifo, samemap.BackingReplacedError),
+        (become_device, samemap.BackingReplacedError),
+        (become_directory, samemap.BackingReplacedError),
+    ],
+)
+def test_lost_on_the_way(backend, path, fate, error):
+    """What happens after the pickling reaches the caller as its typed error."""
+    array = by_memmap(path)
+    with pytest.raises(error) as caught:
+        Parallel(n_jobs=2, backend=backend)(
+            [delayed(read)(array, Fate(fate, path)), delayed(read)(DATA)]
+        )
+    assert type(caught.value) is error
+    assert caught.value.path == str(path)
+    assert caught.value.expected != caught.value.found
+    assert parallel(backend, read, DATA)[0][1] == 1
+
+
+@pytest.mark.parametrize(
+    ("fate", "error"),
+    [
+        (unlink, samemap.BackingNotFoundError),
+        (replace, samemap.BackingReplacedError),
+        (truncate, samemap.BackingTruncatedError),
+        (become_fifo, samemap.BackingReplacedError),
+    ],
+)
+def test_result_lost_on_the_way(backend, path, fate, error):
+    """A result that can't be had raises its typed error in the caller."""
+    with pytest.raises(error):
+        Parallel(n_jobs=2, backend=backend)([delayed(map_and_doom)(path, fate)])
+    assert parallel(backend, read, DATA)[0][1] == 1
+
+
+def test_same_inode_number_again(backend, path):
+    """A new file with the old inode number is not taken for the old one."""
+    number = path.stat().st_ino
+    array = by_memmap(path)
+    message = samemap.dumps(array)
+    del array
+    for _ in range(100):
+        remake(path)
+        if path.stat().st_ino == number:
+            break
+    else:
+        pytest.skip("the file system does not use inode numbers again")
+    with pytest.raises(samemap.BackingReplacedError):
+        parallel(backend, samemap.loads, message)
+
+
+def test_closed_on_the_way(backend, tmp_path):
+    """An array nobody else holds is kept until the worker has answered."""
+    tasks = (delayed(read)(anonymous_file(tmp_path, i)) for i in range(20))
+    results = Parallel(n_jobs=2, backend=backend)(tasks)
+    assert [int(r[0]) for r in results] == list(range(20))
+
+
+def anonymous_file(directory, value):
+    """A map of a file that has lost its name."""
+    path = Path(directory, f"unnamed{value}")
+    array = np.memmap(path, np.int64, "w+", shape=(10,))
+    array[:] = value
+    path.unlink()
+    return array
+
+
+@pytest.mark.parametrize("mode", ["r", "c"])
+def test_no_more_than_asked(backend, path, mode):
+    """A worker can't write through a map that the sender couldn't write to."""
+    array = by_memmap(path, mode)
+    assert parallel(backend, can_be_made_writeable, array) == [mode == "c"] * 2
+    np.testing.assert_array_equal(np.fromfile(path, np.int64), DATA)
+
+
+def can_be_made_writeable(array):
+    array.flags.writeable = False
+    try:
+        array.flags.writeable = True
+    except ValueError:
+        return False
+    array[:] = -1
+    return True
