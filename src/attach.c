@@ -93,8 +93,9 @@ get_memory(PyObject *map, char **start, npy_intp *length)
     return 0;
 }
 
-/* New reference: the mapping of this process that the token names, if it is
- * still what the message says; NULL without an exception otherwise. A private
+/* New reference: the owner of the mapping of this process that the token
+ * names, if it still is what the message says; NULL without an exception
+ * otherwise. A private
  * map is never shared: its pages are one sender's. */
 static PyObject *
 find_known(State *state, const Reference *ref)
@@ -112,17 +113,19 @@ find_known(State *state, const Reference *ref)
         return NULL;
     }
     Py_INCREF((PyObject *)known);
-    PyObject *map = PyObject_CallNoArgs(known->owner_ref);
-    if (map == NULL || get_memory(map, &start, &length) < 0) {
-        /* Closed by its owner: every array on it dangles, so no more of it. */
-        PyErr_Clear();
-        registry_remove(state, known);
-        Py_CLEAR(map);
-    } else if (start != known->start || length < known->length) {
-        Py_CLEAR(map);
+    PyObject *owner = PyObject_CallNoArgs(known->owner_ref);
+    if (owner != NULL && PyObject_TypeCheck(owner, state->mmap_type)) {
+        if (get_memory(owner, &start, &length) < 0) {
+            /* Closed by the user: its arrays dangle, so no more of them. */
+            PyErr_Clear();
+            registry_remove(state, known);
+            Py_CLEAR(owner);
+        } else if (start != known->start || length < known->length) {
+            Py_CLEAR(owner);
+        }
     }
     Py_DECREF((PyObject *)known);
-    return map;
+    return owner;
 }
 
 /* A checked descriptor on the file, or -1 with an exception. */

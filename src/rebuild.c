@@ -14,8 +14,8 @@
 
 /* The memory that a message's first half has become. */
 typedef struct {
-    PyObject *owner;  /* borrowed: mmap.mmap, bytes or bytearray */
-    Backing *backing; /* owned: that of the mmap, or NULL */
+    PyObject *owner;  /* borrowed: mmap.mmap, bytes, ... */
+    Backing *backing; /* owned: that of the owner, or NULL (a copy) */
     char *start;
     npy_intp length;
     bool writable;
@@ -42,14 +42,12 @@ get_memory(State *state, PyObject *owner, Memory *memory)
     memory->owner = owner;
     memory->backing = NULL;
     memory->patchable = false;
-    if (Py_TYPE(owner) == state->mmap_type) {
-        Backing *backing = state->last;
-        if (backing == NULL || backing->owner_address != owner) {
-            backing = registry_of_owner(state, owner);
-        }
-        if (backing == NULL) {
-            return get_buffer(owner, memory);
-        }
+    /* In the caller, a result may come back to memory of any owner. */
+    Backing *backing = state->last;
+    if (backing == NULL || backing->owner_address != owner) {
+        backing = registry_of_owner(state, owner);
+    }
+    if (backing != NULL) {
         state->last = backing;
         memory->backing = (Backing *)Py_NewRef((PyObject *)backing);
         memory->start = backing->start;
@@ -58,7 +56,8 @@ get_memory(State *state, PyObject *owner, Memory *memory)
         memory->patchable = memory->writable && backing_is_private(backing);
         return 0;
     }
-    if (PyBytes_CheckExact(owner) || PyByteArray_CheckExact(owner)) {
+    if (PyBytes_CheckExact(owner) || PyByteArray_CheckExact(owner) ||
+        Py_TYPE(owner) == state->mmap_type) {
         return get_buffer(owner, memory);
     }
     PyErr_Format(PyExc_TypeError, "an array can't be rebuilt on %R",
@@ -159,8 +158,7 @@ apply_patches(const Memory *memory, PyObject *patches)
 static PyObject *
 make_base(State *state, const Layout *layout, const Memory *memory)
 {
-    bool raw = Py_TYPE(memory->owner) != state->mmap_type;
-    if (!(layout->flags & LAYOUT_LOCKED) && !raw) {
+    if (!(layout->flags & LAYOUT_LOCKED) && memory->backing != NULL) {
         return Py_NewRef(memory->owner);
     }
     /* For bytearray the export also forbids to resize it. */

@@ -24,6 +24,7 @@ typedef struct {
     npy_intp max_nbytes;     /* -1: no limit */
     Direction direction;
     bool strict;
+    bool counted; /* in the counters; not for `explain` */
 } Reducer;
 
 /* Borrowed attributes of an np.memmap, out of its __dict__. */
@@ -118,10 +119,12 @@ done:
 }
 
 static void
-count(Count *counter, npy_intp nbytes)
+count(const Reducer *self, Count *counter, npy_intp nbytes)
 {
-    counter->arrays++;
-    counter->bytes += (uint64_t)nbytes;
+    if (self->counted) {
+        counter->arrays++;
+        counter->bytes += (uint64_t)nbytes;
+    }
 }
 
 static PyObject *
@@ -162,11 +165,11 @@ reduce_planned(Reducer *self, PyObject *array, Plan *plan)
     State *state = self->state;
     switch (plan->reason) {
     case REASON_NONE:
-        count(&state->by_reference, plan->nbytes);
+        count(self, &state->by_reference, plan->nbytes);
         return make_reduction(state, array, (PyObject *)plan->backing, plan);
     case REASON_MEMORY:
     case REASON_OBJECTS:
-        count(&state->by_value[plan->reason], plan->nbytes);
+        count(self, &state->by_value[plan->reason], plan->nbytes);
         return reduce_memory(self, array, plan);
     default:
         break;
@@ -177,7 +180,7 @@ reduce_planned(Reducer *self, PyObject *array, Plan *plan)
                      (Py_ssize_t)plan->nbytes, reason_sentence(plan->reason));
         return NULL;
     }
-    count(&state->by_value[plan->reason], plan->nbytes);
+    count(self, &state->by_value[plan->reason], plan->nbytes);
     if (plan->reason == REASON_ANONYMOUS && self->stock != Py_None &&
         self->max_nbytes >= 0 && plan->nbytes > self->max_nbytes) {
         return core_call(self->stock, array);
@@ -214,12 +217,13 @@ reducer_reduce(Reducer *self, PyObject *array)
 static PyObject *
 reducer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"stock", "max_nbytes", "backward", "strict", NULL};
+    static char *names[] = {"stock", "max_nbytes", "backward", "strict",
+                            "counted", NULL};
     PyObject *stock = Py_None, *py_max_nbytes = Py_None;
-    int backward = 0, strict = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOpp:Reducer", names,
+    int backward = 0, strict = 0, counted = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOppp:Reducer", names,
                                      &stock, &py_max_nbytes, &backward,
-                                     &strict)) {
+                                     &strict, &counted)) {
         return NULL;
     }
     Py_ssize_t max_nbytes = -1;
@@ -239,16 +243,18 @@ reducer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->max_nbytes = (npy_intp)max_nbytes;
     self->direction = backward ? BACKWARD : FORWARD;
     self->strict = strict;
+    self->counted = counted;
     return (PyObject *)self;
 }
 
 static PyObject *
 reducer_pickle(Reducer *self, PyObject *Py_UNUSED(ignored))
 {
-    return Py_BuildValue("O(OOOO)", (PyObject *)Py_TYPE((PyObject *)self), self->stock,
+    return Py_BuildValue("O(OOOOO)", (PyObject *)Py_TYPE((PyObject *)self), self->stock,
                          self->py_max_nbytes,
                          self->direction == BACKWARD ? Py_True : Py_False,
-                         self->strict ? Py_True : Py_False);
+                         self->strict ? Py_True : Py_False,
+                         self->counted ? Py_True : Py_False);
 }
 
 static int
@@ -298,7 +304,8 @@ static PyMethodDef reducer_methods[] = {
 
 PyDoc_STRVAR(
     reducer_doc,
-    "Reducer(stock=None, max_nbytes=None, backward=False, strict=False)\n--\n\n"
+    "Reducer(stock=None, max_nbytes=None, backward=False, strict=False, "
+    "counted=True)\n--\n\n"
     "Reduces arrays for a pickler's dispatch table.\n\n"
     "Parameters\n----------\n"
     "stock : callable, optional\n"
@@ -308,7 +315,9 @@ PyDoc_STRVAR(
     "backward : bool\n"
     "    For results: this process may be gone when they are read.\n"
     "strict : bool\n"
-    "    Raise StrictError instead of copying mapped memory.");
+    "    Raise StrictError instead of copying mapped memory.\n"
+    "counted : bool\n"
+    "    Add what is reduced to the counters.");
 
 static PyType_Slot reducer_slots[] = {
     {Py_tp_doc, (void *)reducer_doc},

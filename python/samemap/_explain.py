@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 
 from . import _core
-from ._pickling import dumps
+from ._pickling import Pickler
+from ._tables import Options, make_table
 
 
 class Explanation(dict[str, Any]):
@@ -38,6 +40,16 @@ class Explanation(dict[str, Any]):
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def message_nbytes(array: np.ndarray[Any, np.dtype[Any]]) -> int:
+    """Bytes of a message with the array alone, without counting it as sent."""
+    file = io.BytesIO()
+    pickler = Pickler(file)
+    uncounted = make_table(Options(), counted=False)
+    pickler.dispatch_table = {**pickler.dispatch_table, **uncounted}
+    pickler.dump(array)
+    return file.tell()
 
 
 def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
@@ -75,7 +87,7 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
     result = Explanation(_core.describe(array))
     result["type"] = f"{type(array).__module__}.{type(array).__qualname__}"
     result["by_reference"] = not result["reason"]
-    result["message_nbytes"] = len(dumps(array))
+    result["message_nbytes"] = message_nbytes(array)
     return result
 
 

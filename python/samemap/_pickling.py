@@ -35,10 +35,8 @@ class Pickler(pickle.Pickler):
         self, file: IO[bytes], *, verify: str | None = None, strict: bool = False
     ) -> None:
         super().__init__(file, protocol=5)
-        self.dispatch_table = {
-            **copyreg.dispatch_table,
-            **make_table(make_options(verify, strict)),
-        }
+        table = make_table(make_options(verify, strict))
+        self.dispatch_table = {**copyreg.dispatch_table, **table}
 
     def dump(self, obj: Any) -> None:
         """Write one message.

@@ -33,6 +33,7 @@ def make_table(
     stock: Callable[[Any], Any] | None = None,
     max_nbytes: int | None = None,
     backward: bool = False,
+    counted: bool = True,
 ) -> Table:
     """Reducers by exact type, for a pickler's ``dispatch_table``.
 
@@ -45,8 +46,10 @@ def make_table(
         None: no array is too large to be pickled.
     backward : bool
         The table is for results, which may be read after this process ended.
+    counted : bool
+        Arrays are added to the counters of this process.
     """
-    reduce = Reducer(stock, max_nbytes, backward, options.strict).reduce
+    reduce = Reducer(stock, max_nbytes, backward, options.strict, counted).reduce
     if options.verify is not None:
         reduce = _verify.Verified(reduce, options.verify)
     table: Table = {np.ndarray: reduce, np.memmap: reduce}

@@ -1,0 +1,158 @@
+"""What people are told: explanations, counters, strict mode."""
+
+import mmap
+import os
+
+import numpy as np
+import pytest
+import samemap
+from joblib import Parallel, delayed
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "data"
+    np.arange(1000, dtype=np.float64).tofile(path)
+    return path
+
+
+def count(key):
+    return samemap.stats()[key]["arrays"]
+
+
+def test_by_reference(path):
+    """The file, its identity, the layout and the way to it are all told."""
+    array = np.memmap(path, ">f4", "r", offset=4096 + 40, shape=(10, 20))[::-1, 3:].T
+    told = samemap.explain(array)
+    status = path.stat()
+    assert told["by_reference"]
+    assert (told["reason"], told["why"]) == ("", "")
+    assert told["path"] == str(path)
+    assert f"inode {status.st_ino}" in told["identity"]
+    assert f"device {os.major(status.st_dev)}:" in told["identity"]
+    assert (told["route"], told["sharing"], told["writable"]) == (
+        "path",
+        "shared",
+        False,
+    )
+    assert (told["map_offset"], told["map_length"]) == (4096, 40 + 800)
+    assert told["offset"] == 40 + 9 * 80 + 3 * 4
+    assert told["strides"] == array.strides
+    assert told["message_nbytes"] == len(samemap.dumps(array))
+    for word in (str(path), "read-only", "by reference", "numpy.memmap"):
+        assert word in str(told)
+
+
+def test_ordinary_memory():
+    """An array in memory has no file and no path."""
+    told = samemap.explain(np.arange(5))
+    assert told["reason"] == "memory"
+    assert "path" not in told
+    assert "ordinary memory" in str(told)
+
+
+def anonymous(path):
+    return np.frombuffer(mmap.mmap(-1, 8192), np.uint8)
+
+
+def unreachable(path):
+    """A map whose file has neither a path nor an open descriptor."""
+    shown = np.frombuffer(open_and_map(path), np.uint8)
+    path.unlink()
+    return shown
+
+
+def open_and_map(path):
+    """Map as C would do, without a descriptor kept (an object we don't know)."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_long,
+    ]
+    with path.open("r+b") as file:
+        address = libc.mmap(
+            None, 8000, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0
+        )
+    return (ctypes.c_char * 8000).from_address(address)
+
+
+def modified(path):
+    """Private memory with so many changes that they can't go along."""
+    shown = np.memmap(path.with_name("large"), np.uint8, "w+", shape=(1 << 22,))
+    shown = np.memmap(path.with_name("large"), np.uint8, "c")
+    shown[:] = 1
+    return shown[::4096]
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (anonymous, "anonymous"),
+        (unreachable, "unreachable"),
+        (modified, "modified"),
+        (lambda path: np.array([{}]), "objects"),
+    ],
+)
+def test_by_value(path, make, reason):
+    """Each reason is told and counted, and the copy has the same bytes."""
+    array = make(path)
+    told = samemap.explain(array)
+    assert not told["by_reference"]
+    assert told["reason"] == reason
+    assert told["why"] in str(told)
+    before = count(reason)
+    copy = samemap.loads(samemap.dumps(array))
+    assert count(reason) == before + 1
+    assert not np.shares_memory(copy, array)
+    assert copy.tolist() == array.tolist()
+
+
+def test_counters(path):
+    """Arrays and their bytes are counted where they are sent, not explained."""
+    array = np.memmap(path, np.float64, "r+")
+    before = samemap.stats()
+    samemap.explain(array)
+    assert samemap.stats() == before
+    samemap.dumps([array[:10], array[::-1], np.zeros(3)])
+    after = samemap.stats()
+    assert after["by reference"]["arrays"] == before["by reference"]["arrays"] + 2
+    assert after["by reference"]["bytes"] == before["by reference"]["bytes"] + 8080
+    assert after["memory"]["bytes"] == before["memory"]["bytes"] + 24
+
+
+@pytest.mark.parametrize("make", [anonymous, unreachable, modified])
+def test_strict(path, make):
+    """Strict: mapped memory that would be copied raises, with the reason."""
+    array = make(path)
+    with pytest.raises(samemap.StrictError, match=samemap.explain(array)["why"][:20]):
+        samemap.dumps(array, strict=True)
+
+
+def test_strict_lets_memory_pass(path):
+    """Strict is about mapped memory only."""
+    mapped = np.memmap(path, np.float64, "r")
+    assert samemap.loads(samemap.dumps([np.arange(3), mapped], strict=True))[1][5] == 5
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_strict_reaches_the_caller(path, backend):
+    """From `Parallel` the error comes as itself, and the next call works."""
+    array = anonymous(path)
+    with samemap.enabled(strict=True):
+        with pytest.raises(samemap.StrictError):
+            Parallel(n_jobs=2, backend=backend)([delayed(len)(array)])
+        mapped = np.memmap(path, np.float64, "r")
+        assert Parallel(n_jobs=2, backend=backend)([delayed(len)(mapped)]) == [1000]
+
+
+def test_not_an_array():
+    """Other objects are refused by type."""
+    with pytest.raises(TypeError, match="expected an array"):
+        samemap.explain([1, 2])

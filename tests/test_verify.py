@@ -1,0 +1,106 @@
+"""Checks on arrival, on request."""
+
+import numpy as np
+import pytest
+import samemap
+from joblib import Parallel, delayed
+from samemap import _core, _verify
+
+LEVELS = ["layout", "data"]
+
+
+@pytest.fixture
+def array(tmp_path):
+    array = np.memmap(tmp_path / "data", np.int16, "w+", shape=(6, 4))
+    array[:] = np.arange(24).reshape(6, 4)
+    return array
+
+
+def total(*arrays):
+    return [int(a.sum()) for a in arrays]
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_good_arrays_pass(array, level, backend):
+    """Views, copies and arrays in memory arrive as they were sent."""
+    views = [array.T[::-1], np.asarray(array)[:, ::-2], np.arange(5), array[:0]]
+    with samemap.enabled(verify=level):
+        results = Parallel(n_jobs=2, backend=backend)([delayed(total)(*views)] * 2)
+    assert results == [total(*views)] * 2
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_difference_reaches_the_caller(array, tmp_path, backend):
+    """Bytes that change on the way: a typed error names array and difference."""
+
+    with samemap.enabled(verify="data"), pytest.raises(
+        samemap.VerificationError, match=r"numpy\.memmap of shape \(6, 4\).*crc32"
+    ):
+        Parallel(n_jobs=2, backend=backend)(
+            [delayed(total)(array, Writer(tmp_path / "data"))]
+        )
+
+
+class Writer:
+    """Pickling it changes the file behind the array's back."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        with self.path.open("r+b") as file:
+            file.write(b"\xff")
+        return np.int64, (0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("type", "numpy.matrix"),
+        ("dtype", np.dtype(">i2")),
+        ("shape", (4, 6)),
+        ("strides", (2, 8)),
+        ("writeable", False),
+        ("aligned", False),
+        ("contiguous", (False, True)),
+        ("crc32", 1),
+    ],
+)
+def test_every_property_is_compared(array, name, other):
+    """A difference in each of them is found and named."""
+    rebuild, args, expected = _verify.Verified(_core.Reducer().reduce, "data")(array)[1]
+    backing = samemap.loads(samemap.dumps(array)).base
+    face = (backing, *args[0][1:])
+    assert _verify.checked(rebuild, (face, *args[1:]), expected) is not None
+    with pytest.raises(samemap.VerificationError, match=f"{name} is "):
+        _verify.checked(rebuild, (face, *args[1:]), {**expected, name: other})
+
+
+def test_layout_does_not_read(array, tmp_path):
+    """The level "layout" is not about bytes: changed ones pass."""
+    message = samemap.dumps(array, verify="layout")
+    array[:] = 7
+    assert (samemap.loads(message) == 7).all()
+    message = samemap.dumps(array, verify="data")
+    array[0, 0] = 8
+    with pytest.raises(samemap.VerificationError):
+        samemap.loads(message)
+
+
+def test_checksum_sees_padding(tmp_path):
+    """Records count byte by byte, the gaps between their fields included."""
+    dtype = np.dtype([("a", "i1"), ("b", "i8")], align=True)
+    records = np.zeros(5, dtype)
+    before = _verify.checksum(records[::2])
+    records.view(np.uint8)[3] = 1
+    assert _verify.checksum(records[::2]) != before
+    assert _verify.checksum(records[1::2]) == _verify.checksum(np.zeros(2, dtype))
+
+
+def test_checksum_in_steps(monkeypatch):
+    """A large array is summed in parts with the same result."""
+    array = np.arange(1000).reshape(2, 5, 100)[:, ::-1]
+    whole = _verify.checksum(array)
+    monkeypatch.setattr(_verify, "_CHUNK", 300)
+    assert _verify.checksum(array) == whole
