@@ -63,9 +63,8 @@ PyDoc_STRVAR(rebuild_doc,
 PyDoc_STRVAR(refused_doc,
              "refused(error, dtype, layout, /)\n--\n\n"
              "Note the sender's error; return a stand-in for the array.");
-PyDoc_STRVAR(note_doc,
-             "note(error, /)\n--\n\n"
-             "Note an error in the message being read, or raise it.");
+PyDoc_STRVAR(note_doc, "note(error, /)\n--\n\n"
+                       "Note an error in the message being read, or raise it.");
 PyDoc_STRVAR(is_mapped_doc,
              "is_mapped(array, /)\n--\n\n"
              "True if the memory of the array belongs to a mapping.");
@@ -110,10 +109,10 @@ import_from(const char *module_name, const char *name)
 static int
 init_names(State *state)
 {
-#define INTERN(name)                                                           \
-    state->str_##name = PyUnicode_InternFromString(#name);                     \
-    if (state->str_##name == NULL) {                                           \
-        return -1;                                                             \
+#define INTERN(name)                                       \
+    state->str_##name = PyUnicode_InternFromString(#name); \
+    if (state->str_##name == NULL) {                       \
+        return -1;                                         \
     }
     STATE_NAMES(INTERN)
 #undef INTERN
@@ -181,8 +180,7 @@ init_dummy_array(State *state)
 {
     int result = -1;
     npy_intp one = 1;
-    PyObject *as_strided =
-        import_from("numpy.lib.stride_tricks", "as_strided");
+    PyObject *as_strided = import_from("numpy.lib.stride_tricks", "as_strided");
     PyObject *array = PyArray_ZEROS(1, &one, NPY_INT8, 0);
     PyObject *view = NULL, *base = NULL;
     if (as_strided != NULL && array != NULL) {
@@ -208,8 +206,8 @@ init_dummy_array(State *state)
 static int
 init_bare_memmap(State *state)
 {
-    PyObject *finalize = PyObject_GetAttrString((PyObject *)&PyArray_Type,
-                                                "__array_finalize__");
+    PyObject *finalize =
+        PyObject_GetAttrString((PyObject *)&PyArray_Type, "__array_finalize__");
     if (finalize == NULL) {
         return -1;
     }
@@ -307,28 +305,28 @@ module_exec(PyObject *module)
 }
 
 /* Every reference in the state, for traverse and clear alike. */
-#define VISIT_STATE(VISIT)                                                     \
-    VISIT(mmap_type)                                                           \
-    VISIT(memmap_type)                                                         \
-    VISIT(bare_memmap_type)                                                         \
-    VISIT(dummy_array_type)                                                    \
-    VISIT(backing_type)                                                        \
-    VISIT(outgoing_type)                                                       \
-    VISIT(incoming_type)                                                       \
-    VISIT(attach)                                                              \
-    VISIT(rebuild)                                                             \
-    VISIT(refused)                                                             \
-    VISIT(backing_error)                                                       \
-    VISIT(not_found_error)                                                     \
-    VISIT(replaced_error)                                                      \
-    VISIT(truncated_error)                                                     \
-    VISIT(permission_error)                                                    \
-    VISIT(strict_error)                                                        \
-    VISIT(mmap_shared)                                                         \
-    VISIT(mmap_private)                                                        \
-    VISIT(prot_read)                                                           \
-    VISIT(prot_write)                                                          \
-    VISIT(by_owner)                                                            \
+#define VISIT_STATE(VISIT)  \
+    VISIT(mmap_type)        \
+    VISIT(memmap_type)      \
+    VISIT(bare_memmap_type) \
+    VISIT(dummy_array_type) \
+    VISIT(backing_type)     \
+    VISIT(outgoing_type)    \
+    VISIT(incoming_type)    \
+    VISIT(attach)           \
+    VISIT(rebuild)          \
+    VISIT(refused)          \
+    VISIT(backing_error)    \
+    VISIT(not_found_error)  \
+    VISIT(replaced_error)   \
+    VISIT(truncated_error)  \
+    VISIT(permission_error) \
+    VISIT(strict_error)     \
+    VISIT(mmap_shared)      \
+    VISIT(mmap_private)     \
+    VISIT(prot_read)        \
+    VISIT(prot_write)       \
+    VISIT(by_owner)         \
     VISIT(by_token)
 
 static int

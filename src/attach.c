@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 typedef struct {
-    PyObject *py_token;   /* borrowed, as the next */
+    PyObject *py_token; /* borrowed, as the next */
     PyObject *py_locator;
     const char *locator;
     FileId id;
@@ -114,6 +114,9 @@ find_known(State *state, const Reference *ref)
     }
     Py_INCREF((PyObject *)known);
     PyObject *owner = PyObject_CallNoArgs(known->owner_ref);
+    if (owner == Py_None) { /* about to be forgotten */
+        Py_CLEAR(owner);
+    }
     if (owner != NULL && PyObject_TypeCheck(owner, state->mmap_type)) {
         if (get_memory(owner, &start, &length) < 0) {
             /* Closed by the user: its arrays dangle, so no more of them. */
@@ -163,8 +166,8 @@ map_file(State *state, const Reference *ref, int fd)
     PyObject *map = NULL;
     PyObject *args = Py_BuildValue("in", fd, ref->length);
     PyObject *kwargs = Py_BuildValue(
-        "{sOsOsK}", "flags",
-        private ? state->mmap_private : state->mmap_shared, "prot",
+        "{sOsOsK}", "flags", private ? state->mmap_private : state->mmap_shared,
+        "prot",
         ref->access & BACKING_WRITABLE ? state->prot_write : state->prot_read,
         "offset", (unsigned long long)ref->file_offset);
     if (args == NULL || kwargs == NULL) {
@@ -205,9 +208,8 @@ attach(State *state, const Reference *ref)
     backing = backing_new_attached(state, start, length, ref->file_offset,
                                    ref->access, &ref->id, ref->py_locator,
                                    ref->py_token);
-    if (backing == NULL ||
-        registry_add(state, backing, map,
-                     !(ref->access & BACKING_PRIVATE)) < 0) {
+    if (backing == NULL || registry_add(state, backing, map,
+                                        !(ref->access & BACKING_PRIVATE)) < 0) {
         goto error;
     }
     Py_DECREF((PyObject *)backing);

@@ -47,7 +47,8 @@ leads_to_file(Backing *backing, const MapEntry *entry, const char *path,
     if (backing->has_id) {
         return fileid_equal(&status->id, &backing->id);
     }
-    return entry != NULL && locator_matches(backing->state, entry, path, status);
+    return entry != NULL &&
+           locator_matches(backing->state, entry, path, status);
 }
 
 /* Takes `path` as the way to the file, if the file is long enough and may be
@@ -70,7 +71,8 @@ accept(Backing *backing, const char *path, const FileStatus *status)
         errors_set_truncated(backing->state, path, end, status->size);
         return -1;
     }
-    bool writable = backing_is_writable(backing) && !backing_is_private(backing);
+    bool writable =
+        backing_is_writable(backing) && !backing_is_private(backing);
     backing->reason =
         fileid_access(path, writable) == 0 ? REASON_NONE : REASON_FORBIDDEN;
     return set_locator(backing, path);
@@ -301,10 +303,9 @@ backing_reduce(Backing *self, PyObject *Py_UNUSED(ignored))
     if (id == NULL) {
         return NULL;
     }
-    return Py_BuildValue("O(OONKnI)", state->attach, self->py_token,
-                         self->locator, id,
-                         (unsigned long long)self->file_offset, self->length,
-                         self->access);
+    return Py_BuildValue(
+        "O(OONKnI)", state->attach, self->py_token, self->locator, id,
+        (unsigned long long)self->file_offset, self->length, self->access);
 }
 
 static PyMethodDef backing_methods[] = {

@@ -1,4 +1,5 @@
-/* A backing: one mapping of one file, as its sender and its receiver know it. */
+/* A backing: one mapping of one file, as its sender and its receiver know it.
+ */
 #ifndef SAMEMAP_BACKING_H
 #define SAMEMAP_BACKING_H
 
@@ -15,23 +16,22 @@ typedef enum {
 } BackingAccess;
 
 struct Backing {
-    PyObject_HEAD
-    State *state;
+    PyObject_HEAD State *state;
     /* Weak reference to the object that keeps the memory mapped. When it dies
      * the backing leaves the registry. NULL before and after that. */
     PyObject *owner_ref;
     const void *owner_address; /* of that object, only to be compared */
     PyObject *py_owner_key;    /* the same as the key in State.by_owner */
-    PyObject *py_token;     /* bytes; the same in every process */
-    char *start;            /* address of the first byte */
-    npy_intp length;        /* bytes */
-    uint64_t file_offset;   /* bytes, of `start` in the file; page-aligned */
-    unsigned access;        /* BackingAccess */
-    bool foreign;           /* mapped here by a message: another's token */
-    bool rounded;           /* see backing_new; cleared at the first check */
+    PyObject *py_token;        /* bytes; the same in every process */
+    char *start;               /* address of the first byte */
+    npy_intp length;           /* bytes */
+    uint64_t file_offset;      /* bytes, of `start` in the file; page-aligned */
+    unsigned access;           /* BackingAccess */
+    bool foreign;              /* mapped here by a message: another's token */
+    bool rounded;              /* see backing_new; cleared at the first check */
     bool has_id;
     FileId id;
-    Reason reason;    /* why it can't be referenced; NONE: it can */
+    Reason reason;     /* why it can't be referenced; NONE: it can */
     PyObject *locator; /* bytes: the path that a receiver opens, or NULL */
     int fd;            /* our duplicate of a descriptor on the file, or -1 */
     uint64_t checked;  /* number of the message in which it was last checked */

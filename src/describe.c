@@ -10,8 +10,7 @@
 static int
 put(PyObject *dict, const char *key, PyObject *value)
 {
-    int result =
-        value != NULL ? PyDict_SetItemString(dict, key, value) : -1;
+    int result = value != NULL ? PyDict_SetItemString(dict, key, value) : -1;
     Py_XDECREF(value);
     return result;
 }
@@ -37,8 +36,8 @@ put_backing(PyObject *dict, const Backing *backing)
             backing->has_id ? fileid_format(&backing->id)
                             : PyUnicode_FromString("unknown")) < 0 ||
         put(dict, "sharing", PyUnicode_FromString(access)) < 0 ||
-        put(dict, "writable",
-            PyBool_FromLong(backing_is_writable(backing))) < 0 ||
+        put(dict, "writable", PyBool_FromLong(backing_is_writable(backing))) <
+            0 ||
         put(dict, "map_offset",
             PyLong_FromUnsignedLongLong(backing->file_offset)) < 0 ||
         put(dict, "map_length", PyLong_FromSsize_t(backing->length)) < 0) {
@@ -52,9 +51,10 @@ put_plan(PyObject *dict, const Plan *plan)
 {
     const Layout *layout = &plan->layout;
     bool has_file = plan->backing != NULL && plan->backing->py_token != NULL;
-    if (put(dict, "reason", PyUnicode_FromString(reason_key(plan->reason))) < 0 ||
-        put(dict, "why",
-            PyUnicode_FromString(reason_sentence(plan->reason))) < 0 ||
+    if (put(dict, "reason", PyUnicode_FromString(reason_key(plan->reason))) <
+            0 ||
+        put(dict, "why", PyUnicode_FromString(reason_sentence(plan->reason))) <
+            0 ||
         put(dict, "dtype", Py_NewRef((PyObject *)plan->descr)) < 0 ||
         put(dict, "shape", sizes(layout->ndim, layout->shape)) < 0 ||
         put(dict, "strides", sizes(layout->ndim, layout->strides)) < 0 ||
@@ -82,8 +82,8 @@ make_plan(PyObject *module, PyObject *array, Plan *plan)
                      (PyObject *)Py_TYPE(array));
         return -1;
     }
-    if (plan_make(state, (PyArrayObject *)array, FORWARD,
-                  message_number(state), plan) < 0) {
+    if (plan_make(state, (PyArrayObject *)array, FORWARD, message_number(state),
+                  plan) < 0) {
         plan_clear(plan);
         return -1;
     }
@@ -112,8 +112,7 @@ describe_is_mapped(PyObject *module, PyObject *array)
     if (make_plan(module, array, &plan) < 0) {
         return NULL;
     }
-    bool mapped =
-        plan.reason != REASON_MEMORY && plan.reason != REASON_OBJECTS;
+    bool mapped = plan.reason != REASON_MEMORY && plan.reason != REASON_OBJECTS;
     plan_clear(&plan);
     return PyBool_FromLong(mapped);
 }

@@ -9,7 +9,7 @@
  * keeps one, differs then. The size is not part of it: files grow. */
 typedef struct {
     uint64_t dev, ino;
-    int64_t birth_sec;   /* 0 and 0 where the file system has no birth time */
+    int64_t birth_sec; /* 0 and 0 where the file system has no birth time */
     uint32_t birth_nsec;
 } FileId;
 

@@ -24,9 +24,10 @@ enum {
 
 typedef struct {
     unsigned flags;
-    int typenum;     /* NumPy's number of a builtin type, or NO_TYPENUM */
-    int ndim;        /* at most LAYOUT_MAX_DIMS */
-    npy_intp offset; /* bytes, of element [0, 0, ...] from the backing's start */
+    int typenum; /* NumPy's number of a builtin type, or NO_TYPENUM */
+    int ndim;    /* at most LAYOUT_MAX_DIMS */
+    npy_intp
+        offset; /* bytes, of element [0, 0, ...] from the backing's start */
     npy_intp shape[LAYOUT_MAX_DIMS];
     npy_intp strides[LAYOUT_MAX_DIMS]; /* bytes */
 } Layout;
@@ -34,7 +35,8 @@ typedef struct {
 /* Bytes that the elements span around element [0, 0, ...]: *low <= 0 is the
  * first one, *high the one after the last; both 0 for an array of size 0.
  * Axes of length 1 don't count, whatever their stride.
- * 0, or -1 (no exception set) when the sums overflow or a length is negative. */
+ * 0, or -1 (no exception set) when the sums overflow or a length is negative.
+ */
 int layout_bounds(int ndim, const npy_intp *shape, const npy_intp *strides,
                   npy_intp itemsize, npy_intp *low, npy_intp *high);
 

@@ -16,18 +16,16 @@
 #include <time.h>
 
 struct Outgoing {
-    PyObject_HEAD
-    State *state;
+    PyObject_HEAD State *state;
     Outgoing *next;
     unsigned long thread;
     uint64_t number;
-    bool carries; /* errors travel; else they are raised at once */
+    bool carries;   /* errors travel; else they are raised at once */
     PyObject *held; /* list of what must outlive the message, or NULL */
 };
 
 struct Incoming {
-    PyObject_HEAD
-    State *state;
+    PyObject_HEAD State *state;
     Incoming *next;
     unsigned long thread;
     PyObject *error; /* the first one noted, or NULL */
@@ -300,8 +298,7 @@ static PyType_Slot outgoing_slots[] = {
 PyType_Spec outgoing_spec = {
     .name = "samemap._core.Outgoing",
     .basicsize = sizeof(Outgoing),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
-             Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = outgoing_slots,
 };
 
@@ -394,7 +391,6 @@ static PyType_Slot incoming_slots[] = {
 PyType_Spec incoming_spec = {
     .name = "samemap._core.Incoming",
     .basicsize = sizeof(Incoming),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
-             Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = incoming_slots,
 };

@@ -11,14 +11,14 @@ typedef enum {
 } Direction;
 
 typedef struct {
-    Reason reason;    /* NONE: by reference */
-    Backing *backing; /* owned; NULL in ordinary memory */
+    Reason reason;        /* NONE: by reference */
+    Backing *backing;     /* owned; NULL in ordinary memory */
     PyArray_Descr *descr; /* owned */
-    PyObject *patches; /* owned tuple (offset, bytes, ...) or NULL */
-    char *data;       /* address of element [0, 0, ...] */
-    char *low, *high; /* addresses that the elements span */
-    npy_intp nbytes;  /* of all elements */
-    Layout layout;    /* of the view in its backing; set in any case */
+    PyObject *patches;    /* owned tuple (offset, bytes, ...) or NULL */
+    char *data;           /* address of element [0, 0, ...] */
+    char *low, *high;     /* addresses that the elements span */
+    npy_intp nbytes;      /* of all elements */
+    Layout layout;        /* of the view in its backing; set in any case */
 } Plan;
 
 /* Decides for `array`. 0, or -1 with an exception: the file has become shorter

@@ -7,8 +7,8 @@
 const char *
 reason_key(Reason reason)
 {
-    static const char *const keys[REASON_COUNT] = {
-        [REASON_NONE] = "", REASON_LIST(REASON_KEY)};
+    static const char *const keys[REASON_COUNT] = {[REASON_NONE] = "",
+                                                   REASON_LIST(REASON_KEY)};
     return keys[reason];
 }
 

@@ -4,9 +4,10 @@
 
 /* name, sentence for people (after "because ...") */
 #define REASON_LIST(X)                                                         \
-    X(MEMORY, "memory", "the array is in ordinary memory, not in a mapped file")     \
+    X(MEMORY, "memory",                                                        \
+      "the array is in ordinary memory, not in a mapped file")                 \
     X(OBJECTS, "objects", "the array holds references to Python objects")      \
-    X(ANONYMOUS, "anonymous", "its memory is mapped, but from no file")     \
+    X(ANONYMOUS, "anonymous", "its memory is mapped, but from no file")        \
     X(UNREACHABLE, "unreachable",                                              \
       "the mapped file has no path any more and no descriptor of this "        \
       "process that a worker could use is open on it")                         \
@@ -26,8 +27,7 @@
 #define REASON_ENUM(name, key, sentence) REASON_##name,
 typedef enum {
     REASON_NONE, /* by reference */
-    REASON_LIST(REASON_ENUM)
-    REASON_COUNT
+    REASON_LIST(REASON_ENUM) REASON_COUNT
 } Reason;
 #undef REASON_ENUM
 

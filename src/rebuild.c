@@ -164,8 +164,8 @@ make_base(State *state, const Layout *layout, const Memory *memory)
     /* For bytearray the export also forbids to resize it. */
     PyObject *view = PyMemoryView_FromObject(memory->owner);
     if (view != NULL && layout->flags & LAYOUT_LOCKED) {
-        core_set(&view, PyObject_CallMethodObjArgs(
-                             view, state->str_toreadonly, NULL));
+        core_set(&view,
+                 PyObject_CallMethodObjArgs(view, state->str_toreadonly, NULL));
     }
     return view;
 }
@@ -254,9 +254,10 @@ build(State *state, PyObject *face, const Layout *layout, const Memory *memory,
     bool writeable = layout->flags & LAYOUT_WRITEABLE && memory->writable &&
                      !(layout->flags & LAYOUT_LOCKED);
     Py_INCREF((PyObject *)descr);
-    PyObject *array = PyArray_NewFromDescr(
-        type, descr, layout->ndim, layout->shape, layout->strides,
-        memory->start + layout->offset, writeable ? NPY_ARRAY_WRITEABLE : 0, NULL);
+    PyObject *array =
+        PyArray_NewFromDescr(type, descr, layout->ndim, layout->shape,
+                             layout->strides, memory->start + layout->offset,
+                             writeable ? NPY_ARRAY_WRITEABLE : 0, NULL);
     if (array == NULL) {
         return NULL;
     }

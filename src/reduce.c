@@ -17,9 +17,8 @@
 #define SMALL_MAX (1 << 14)
 
 typedef struct {
-    PyObject_HEAD
-    State *state;
-    PyObject *stock;    /* joblib's reducer for large arrays in memory, or None */
+    PyObject_HEAD State *state;
+    PyObject *stock; /* joblib's reducer for large arrays in memory, or None */
     PyObject *py_max_nbytes; /* as given, for pickling */
     npy_intp max_nbytes;     /* -1: no limit */
     Direction direction;
@@ -175,9 +174,10 @@ reduce_planned(Reducer *self, PyObject *array, Plan *plan)
         break;
     }
     if (self->strict && plan->reason != REASON_TEMPORARY) {
-        PyErr_Format(state->strict_error,
-                     "an array of %zd bytes on mapped memory would be copied: %s",
-                     (Py_ssize_t)plan->nbytes, reason_sentence(plan->reason));
+        PyErr_Format(
+            state->strict_error,
+            "an array of %zd bytes on mapped memory would be copied: %s",
+            (Py_ssize_t)plan->nbytes, reason_sentence(plan->reason));
         return NULL;
     }
     count(self, &state->by_value[plan->reason], plan->nbytes);
@@ -217,13 +217,13 @@ reducer_reduce(Reducer *self, PyObject *array)
 static PyObject *
 reducer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"stock", "max_nbytes", "backward", "strict",
-                            "counted", NULL};
+    static char *names[] = {"stock",  "max_nbytes", "backward",
+                            "strict", "counted",    NULL};
     PyObject *stock = Py_None, *py_max_nbytes = Py_None;
     int backward = 0, strict = 0, counted = 1;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOppp:Reducer", names,
-                                     &stock, &py_max_nbytes, &backward,
-                                     &strict, &counted)) {
+                                     &stock, &py_max_nbytes, &backward, &strict,
+                                     &counted)) {
         return NULL;
     }
     Py_ssize_t max_nbytes = -1;
@@ -250,11 +250,10 @@ reducer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static PyObject *
 reducer_pickle(Reducer *self, PyObject *Py_UNUSED(ignored))
 {
-    return Py_BuildValue("O(OOOOO)", (PyObject *)Py_TYPE((PyObject *)self), self->stock,
-                         self->py_max_nbytes,
-                         self->direction == BACKWARD ? Py_True : Py_False,
-                         self->strict ? Py_True : Py_False,
-                         self->counted ? Py_True : Py_False);
+    return Py_BuildValue(
+        "O(OOOOO)", (PyObject *)Py_TYPE((PyObject *)self), self->stock,
+        self->py_max_nbytes, self->direction == BACKWARD ? Py_True : Py_False,
+        self->strict ? Py_True : Py_False, self->counted ? Py_True : Py_False);
 }
 
 static int
@@ -332,7 +331,6 @@ static PyType_Slot reducer_slots[] = {
 PyType_Spec reducer_spec = {
     .name = "samemap._core.Reducer",
     .basicsize = sizeof(Reducer),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
-             Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = reducer_slots,
 };

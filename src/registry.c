@@ -191,9 +191,9 @@ of_mmap(State *state, PyArrayObject *array, PyObject *owner)
         backing = from_attributes(state, array, start, length, readonly);
     }
     if (backing == NULL && !PyErr_Occurred()) {
-        backing = backing_new_without_file(
-            state, start, length,
-            found < 0 ? REASON_NO_MAPTABLE : REASON_ANONYMOUS);
+        backing = backing_new_without_file(state, start, length,
+                                           found < 0 ? REASON_NO_MAPTABLE
+                                                     : REASON_ANONYMOUS);
     }
     return backing;
 }
@@ -216,8 +216,8 @@ of_address(State *state, Backing *known, char *low, char *high, bool *fresh)
 {
     MapEntry entry;
     *fresh = true;
-    int found = maptable_find(&state->maptable, (uintptr_t)low,
-                              (uintptr_t)high, &entry);
+    int found = maptable_find(&state->maptable, (uintptr_t)low, (uintptr_t)high,
+                              &entry);
     if (found == 1 && strcmp(entry.path, "/dev/zero (deleted)") != 0) {
         if (known != NULL && covers(known, low, high) &&
             still_shows(known, &entry)) {
@@ -229,9 +229,8 @@ of_address(State *state, Backing *known, char *low, char *high, bool *fresh)
     }
     return backing_new_without_file(
         state, low, high - low,
-        found < 0 && maptable_is_expected(&state->maptable)
-            ? REASON_NO_MAPTABLE
-            : REASON_MEMORY);
+        found < 0 && maptable_is_expected(&state->maptable) ? REASON_NO_MAPTABLE
+                                                            : REASON_MEMORY);
 }
 
 /* The object that registers a backing: the owner, or the last array before an
@@ -265,7 +264,8 @@ find_mmap(State *state, PyArrayObject *array, const Owner *owner, char *low,
             Py_XDECREF((PyObject *)known);
             return NULL;
         }
-        Py_DECREF((PyObject *)known); /* the registry holds it while the owner lives */
+        Py_DECREF((
+            PyObject *)known); /* the registry holds it while the owner lives */
     }
     state->last = known;
     return (Backing *)Py_NewRef((PyObject *)known);
@@ -290,8 +290,7 @@ find_other(State *state, const Owner *owner, char *low, char *high)
         return NULL;
     }
     bool has_file = backing->py_token != NULL;
-    if (fresh && (has_file || slow) &&
-        add_owned(state, backing, owner) < 0) {
+    if (fresh && (has_file || slow) && add_owned(state, backing, owner) < 0) {
         Py_DECREF((PyObject *)backing);
         return NULL;
     }
@@ -302,7 +301,6 @@ Backing *
 registry_find(State *state, PyArrayObject *array, const Owner *owner, char *low,
               char *high)
 {
-    return owner->kind == OWNER_MMAP
-               ? find_mmap(state, array, owner, low, high)
-               : find_other(state, owner, low, high);
+    return owner->kind == OWNER_MMAP ? find_mmap(state, array, owner, low, high)
+                                     : find_other(state, owner, low, high);
 }

@@ -12,15 +12,15 @@
 #define STATE_TYPES (NPY_HALF + 1)
 
 /* Interned names; the C name is `str_` and the Python name. */
-#define STATE_NAMES(X)                                                         \
-    X(base)                                                                    \
-    X(obj)                                                                     \
-    X(readonly)                                                                \
-    X(toreadonly)                                                              \
-    X(filename)                                                                \
-    X(offset)                                                                  \
-    X(mode)                                                                    \
-    X(_mmap)                                                                   \
+#define STATE_NAMES(X) \
+    X(base)            \
+    X(obj)             \
+    X(readonly)        \
+    X(toreadonly)      \
+    X(filename)        \
+    X(offset)          \
+    X(mode)            \
+    X(_mmap)           \
     X(__class__)
 
 typedef struct Backing Backing;
@@ -49,7 +49,7 @@ typedef struct State {
 #define STATE_NAME(name) PyObject *str_##name;
     STATE_NAMES(STATE_NAME)
 #undef STATE_NAME
-    PyObject *str_r_plus, *str_w_plus; /* modes of np.memmap */
+    PyObject *str_r_plus, *str_w_plus;     /* modes of np.memmap */
     PyObject *builtin_dtypes[STATE_TYPES]; /* by type number, or NULL */
 
     /* How mmap.mmap is called: keyword names and the fixed values. */

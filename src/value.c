@@ -69,7 +69,8 @@ value_copy(State *state, Plan *plan, bool writable)
     if (copy == NULL) {
         return NULL;
     }
-    char *target = writable ? PyByteArray_AsString(copy) : PyBytes_AsString(copy);
+    char *target =
+        writable ? PyByteArray_AsString(copy) : PyBytes_AsString(copy);
     memset(target, 0, (size_t)pad);
     target += pad;
     if (as_it_is) {

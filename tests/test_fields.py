@@ -92,9 +92,11 @@ def test_arrow(backend, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     path = tmp_path / "data.arrow"
     table = pyarrow.table({"x": np.arange(3000.0)})
-    with pyarrow.OSFile(str(path), "wb") as file:
-        with pyarrow.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
+    with (
+        pyarrow.OSFile(str(path), "wb") as file,
+        pyarrow.ipc.new_file(file, table.schema) as writer,
+    ):
+        writer.write_table(table)
     mapped = pyarrow.memory_map(str(path))
     column = pyarrow.ipc.open_file(mapped).read_all()["x"].chunk(0)
     array = column.to_numpy(zero_copy_only=True)
@@ -120,14 +122,18 @@ def test_shared_memory(backend, unlinked):
             memory.unlink()
 
 
+def memfd():
+    return os.fdopen(os.memfd_create("samemap-test"), "r+b")
+
+
+def o_tmpfile():
+    flags = os.O_TMPFILE | os.O_RDWR
+    return os.fdopen(os.open(tempfile.gettempdir(), flags, 0o600), "r+b")
+
+
 @pytest.mark.parametrize(
     "make",
-    [
-        lambda: tempfile.TemporaryFile(),
-        lambda: os.fdopen(os.memfd_create("samemap-test"), "r+b"),
-        lambda: os.fdopen(os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR), "r+b"),
-    ],
-    ids=["TemporaryFile", "memfd", "O_TMPFILE"],
+    [tempfile.TemporaryFile, memfd, o_tmpfile],
 )
 def test_files_without_a_name(backend, make):
     """A file that never had a name is reached through the sender's descriptor."""

@@ -34,8 +34,11 @@ def test_good_arrays_pass(array, level, backend):
 def test_difference_reaches_the_caller(array, tmp_path, backend):
     """Bytes that change on the way: a typed error names array and difference."""
 
-    with samemap.enabled(verify="data"), pytest.raises(
-        samemap.VerificationError, match=r"numpy\.memmap of shape \(6, 4\).*crc32"
+    with (
+        samemap.enabled(verify="data"),
+        pytest.raises(
+            samemap.VerificationError, match=r"numpy\.memmap of shape \(6, 4\).*crc32"
+        ),
     ):
         Parallel(n_jobs=2, backend=backend)(
             [delayed(total)(array, Writer(tmp_path / "data"))]
