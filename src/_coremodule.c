@@ -22,6 +22,7 @@ after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     State *state = PyModule_GetState(module);
     maptable_close(&state->maptable);
     message_after_fork(state);
+    registry_after_fork(state);
     if (registry_new_prefix(state) < 0) {
         return NULL;
     }

@@ -192,16 +192,25 @@ attach(State *state, const Reference *ref)
     char *start;
     npy_intp length;
 
+    bool known = true;
     PyObject *map = find_known(state, ref);
-    if (map != NULL || PyErr_Occurred()) {
+    if (map != NULL) {
         return map;
     }
     int fd = open_file(state, ref);
     if (fd < 0) {
         return NULL;
     }
-    map = map_file(state, ref, fd);
+    /* Opening released the GIL: another thread may have been quicker. */
+    map = find_known(state, ref);
+    if (map == NULL) {
+        map = map_file(state, ref, fd);
+        known = false;
+    }
     close(fd);
+    if (known) {
+        return map;
+    }
     if (map == NULL || get_memory(map, &start, &length) < 0) {
         goto error;
     }

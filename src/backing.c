@@ -104,7 +104,12 @@ search(Backing *backing, const MapEntry *entry)
         return accept(backing, now.path, &status);
     }
     if (backing->fd < 0) {
-        backing->fd = locator_find_fd(backing->state, entry, &status);
+        int fd = locator_find_fd(backing->state, entry, &status);
+        if (backing->fd < 0) {
+            backing->fd = fd;
+        } else if (fd >= 0) { /* another thread was here meanwhile */
+            close(fd);
+        }
     }
     if (backing->fd >= 0 && fileid_fstat(backing->fd, &status) == 0 &&
         locator_of_fd(backing->fd, path, sizeof(path))) {
@@ -125,15 +130,19 @@ backing_check(Backing *backing, uint64_t message)
         return 0;
     }
     backing->checked = 0;
-    int result;
-    if (leads_to_file(backing, NULL, backing_path(backing), &status)) {
-        result = accept(backing, backing_path(backing), &status);
+    /* Held: while stat has released the GIL, another thread may find another
+     * way to the file. */
+    PyObject *locator = Py_XNewRef(backing->locator);
+    const char *path = locator != NULL ? PyBytes_AsString(locator) : "";
+    int result = 0;
+    if (leads_to_file(backing, NULL, path, &status)) {
+        result = accept(backing, path, &status);
     } else if (look_up(backing, &entry) == 1) {
         result = search(backing, &entry);
     } else {
         backing->reason = REASON_UNREACHABLE;
-        result = 0;
     }
+    Py_XDECREF(locator);
     if (result == 0) {
         backing->checked = message;
     }

@@ -85,7 +85,8 @@ make_reduction(State *state, PyObject *array, PyObject *owner, Plan *plan)
                           ? (PyObject *)plan->descr
                           : Py_None;
 
-    if (Py_TYPE(array) == state->memmap_type) {
+    if (Py_TYPE(array) == state->memmap_type &&
+        plan->reason != REASON_TEMPORARY) {
         Attributes attributes;
         bool kept = owner == (PyObject *)plan->backing;
         if (get_attributes(state, array, &attributes) < 0) {
@@ -187,7 +188,8 @@ reduce_planned(Reducer *self, PyObject *array, Plan *plan)
     }
     /* What is written into a copy of memory that others share would be lost
      * without a word: such a copy is read-only. */
-    bool shared = plan->backing != NULL && plan->backing->py_token != NULL &&
+    bool shared = plan->reason != REASON_TEMPORARY && plan->backing != NULL &&
+                  plan->backing->py_token != NULL &&
                   !backing_is_private(plan->backing);
     return reduce_copy(state, array, plan,
                        !shared && plan->layout.flags & LAYOUT_WRITEABLE);

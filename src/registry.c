@@ -20,6 +20,9 @@ static PyMethodDef forget_method = {"forget", forget, METH_O, NULL};
 void
 registry_remove(State *state, Backing *backing)
 {
+    if (state->by_owner == NULL || state->by_token == NULL) {
+        return; /* the interpreter is ending */
+    }
     Py_INCREF((PyObject *)backing);
     if (state->last == backing) {
         state->last = NULL;
@@ -95,6 +98,16 @@ Backing *
 registry_of_token(State *state, PyObject *py_token)
 {
     return (Backing *)PyDict_GetItemWithError(state->by_token, py_token);
+}
+
+void
+registry_after_fork(State *state)
+{
+    PyObject *key, *backing;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(state->by_owner, &position, &key, &backing)) {
+        ((Backing *)backing)->foreign = true;
+    }
 }
 
 int
@@ -259,13 +272,22 @@ find_mmap(State *state, PyArrayObject *array, const Owner *owner, char *low,
         known = registry_of_owner(state, owner->object);
     }
     if (known == NULL || !(low == high || covers(known, low, high))) {
-        known = of_mmap(state, array, owner->object);
-        if (known == NULL || add_owned(state, known, owner) < 0) {
-            Py_XDECREF((PyObject *)known);
+        Backing *before = known;
+        Backing *fresh = of_mmap(state, array, owner->object);
+        if (fresh == NULL) {
             return NULL;
         }
-        Py_DECREF((
-            PyObject *)known); /* the registry holds it while the owner lives */
+        /* That has released the GIL: another thread may have been quicker, and
+         * its token may be in a message already. */
+        known = registry_of_owner(state, owner->object);
+        if (known == NULL || known == before) {
+            if (add_owned(state, fresh, owner) < 0) {
+                Py_DECREF((PyObject *)fresh);
+                return NULL;
+            }
+            known = fresh; /* the registry holds it while the owner lives */
+        }
+        Py_DECREF((PyObject *)fresh);
     }
     state->last = known;
     return (Backing *)Py_NewRef((PyObject *)known);

@@ -26,6 +26,9 @@ int registry_add(State *state, Backing *backing, PyObject *owner,
 /* Takes `backing` out (its owner died, was closed or maps something else). */
 void registry_remove(State *state, Backing *backing);
 
+/* In a forked child: the tokens so far are the parent's, who knows them. */
+void registry_after_fork(State *state);
+
 /* New random prefix for the tokens: at import, and in a forked child, whose
  * new mappings are not its parent's. 0 or -1. */
 int registry_new_prefix(State *state);
