@@ -1,0 +1,211 @@
+"""Which file is mapped at an address? The ioctl, the text, and neither."""
+
+import ctypes
+import mmap
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import samemap
+from samemap import _core
+
+PAGE = mmap.PAGESIZE
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+MAP_FIXED = 0x10
+
+
+def has_ioctl():
+    _core.set_map_table("ioctl")
+    try:
+        told = samemap.explain(np.frombuffer(mmap.mmap(-1, PAGE), np.uint8))
+        return told["reason"] == "anonymous"
+    finally:
+        _core.set_map_table("auto")
+
+
+@pytest.fixture(params=["ioctl", "text"])
+def source(request):
+    if request.param == "ioctl" and not has_ioctl():
+        pytest.skip("this kernel has no PROCMAP_QUERY")
+    _core.set_map_table(request.param)
+    yield request.param
+    _core.set_map_table("auto")
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "data"
+    np.arange(8 * PAGE // 8, dtype=np.int64).tofile(path)
+    return path
+
+
+def map_at(path, length, offset=0, address=None, prot=mmap.PROT_READ):
+    """Map as a library in C would: an owner that Python doesn't know."""
+    flags = mmap.MAP_SHARED | (MAP_FIXED if address else 0)
+    with path.open("r+b") as file:
+        return libc.mmap(address, length, prot, flags, file.fileno(), offset)
+
+
+def array_at(address, nbytes):
+    return np.frombuffer((ctypes.c_char * nbytes).from_address(address), np.int64)
+
+
+def arrives(array):
+    """By reference, and with the right values in a process of its own."""
+    assert samemap.explain(array)["by_reference"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, pickle, numpy as np\n"
+            "a = pickle.load(sys.stdin.buffer)\n"
+            "sys.stdout.buffer.write(np.ascontiguousarray(a).tobytes())",
+        ],
+        input=samemap.dumps(array),
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == array.tobytes()
+
+
+def test_owners(source, path):
+    """np.memmap, mmap.mmap, a memoryview, as_strided and ctypes memory."""
+    with path.open("r+b") as file:
+        whole = mmap.mmap(file.fileno(), 0)
+    on_mmap = np.frombuffer(whole, np.int64)
+    for array in (
+        np.memmap(path, np.int64, "r"),
+        on_mmap,
+        np.frombuffer(memoryview(whole)[PAGE:], np.int64)[::-1],
+        np.ndarray((10, 4), np.int16, whole, 6, (100, 2)),
+        np.lib.stride_tricks.as_strided(on_mmap[9:], (3, 4), (-16, 8)),
+        np.asarray(memoryview(on_mmap)[::2]),
+        array_at(map_at(path, 8 * PAGE), 8 * PAGE)[5::-2],
+    ):
+        arrives(array)
+
+
+def test_offset_and_tail(source, path):
+    """A map from the middle of the file to a page that the file fills partly."""
+    os.truncate(path, 7 * PAGE + 104)
+    array = array_at(map_at(path, 4 * PAGE, 4 * PAGE), 3 * PAGE + 104)
+    told = samemap.explain(array)
+    assert (told["map_offset"], told["map_length"]) == (4 * PAGE, 3 * PAGE + 104)
+    arrives(array)
+
+
+def test_several_entries(source, path):
+    """One mapping that mprotect has cut in three: still one range, read-only."""
+    address = map_at(path, 6 * PAGE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    libc.mprotect(address + 2 * PAGE, PAGE, mmap.PROT_READ)
+    array = array_at(address, 6 * PAGE)
+    assert samemap.explain(array)["writable"] is False
+    arrives(array)
+    assert samemap.explain(array_at(address, 2 * PAGE))["writable"] is True
+
+
+@pytest.mark.parametrize("second", ["elsewhere", "other file", "anonymous"])
+def test_range_that_leaves_the_file(source, path, second):
+    """Neighbours that don't continue the file: by value, with the right bytes."""
+    address = map_at(path, 4 * PAGE)
+    if second == "elsewhere":
+        map_at(path, 2 * PAGE, 0, address + 2 * PAGE)
+    elif second == "other file":
+        other = path.with_name("other")
+        other.write_bytes(b"\7" * 4 * PAGE)
+        map_at(other, 2 * PAGE, 2 * PAGE, address + 2 * PAGE)
+    else:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED
+        libc.mmap(address + 2 * PAGE, 2 * PAGE, mmap.PROT_READ, flags, -1, 0)
+    array = array_at(address, 4 * PAGE)
+    assert not samemap.explain(array)["by_reference"]
+    np.testing.assert_array_equal(samemap.loads(samemap.dumps(array)), array)
+    arrives(array_at(address, 2 * PAGE))
+
+
+def test_mapped_anew(source, path):
+    """The memory of an unknown owner that shows another file now."""
+    if source == "text":
+        pytest.skip("what was learned is kept where an answer is dear")
+    other = path.with_name("other")
+    np.full(PAGE // 8, 7, np.int64).tofile(other)
+    address = map_at(path, PAGE)
+    array = array_at(address, PAGE)
+    assert samemap.explain(array)["path"] == str(path)
+    map_at(other, PAGE, 0, address)
+    assert samemap.explain(array)["path"] == str(other)
+    arrives(array)
+
+
+@pytest.mark.parametrize(
+    "name", [b"name (deleted)", b"new\nline", rb"back\012slash", b"latin-\xe9", b"a b "]
+)
+@pytest.mark.parametrize("unlinked", [False, True])
+def test_odd_names(source, tmp_path, name, unlinked):
+    """The table shows names as bytes, and not all of them as they are."""
+    path = os.path.join(os.fsencode(tmp_path), name)
+    with open(path, "w+b") as file:
+        file.write(bytes(range(200)))
+        file.flush()
+        whole = mmap.mmap(file.fileno(), 0)
+    array = np.frombuffer(whole, np.uint8)
+    if unlinked:
+        os.unlink(path)
+        assert samemap.explain(array)["route"] == "descriptor"
+    elif source == "ioctl" or rb"\012" not in name:
+        assert os.fsencode(samemap.explain(array)["path"]) == path
+    arrives(array)
+
+
+def test_deleted_name_taken_by_another(source, tmp_path):
+    """ "x" unlinked and a real file named "x (deleted)" are not confused."""
+    path = tmp_path / "x"
+    array = np.memmap(path, np.uint8, "w+", shape=(100,))
+    array[:] = 5
+    path.unlink()
+    (tmp_path / "x (deleted)").write_bytes(bytes(100))
+    arrives(array)
+
+
+def test_no_table(path):
+    """Where no table exists np.memmap's attributes serve, all else is copied."""
+    _core.set_map_table("none")
+    try:
+        array = np.memmap(path, np.int64, "r+", offset=5000 * 8 % PAGE)
+        arrives(array[::-1])
+        private = np.memmap(path, np.int64, "c")
+        private[3] = 99
+        copy = samemap.loads(samemap.dumps(private))
+        assert copy[3] == 99
+        with path.open("r+b") as file:
+            bare = np.frombuffer(mmap.mmap(file.fileno(), 0), np.int64)
+        assert samemap.explain(bare)["reason"] == "no map table"
+        np.testing.assert_array_equal(samemap.loads(samemap.dumps(bare)), bare)
+    finally:
+        _core.set_map_table("auto")
+
+
+@pytest.mark.parametrize("pages", [slice(0, 1), slice(3, 5), slice(0, 8)])
+def test_private_pages(source, path, pages):
+    """Modified pages travel, unmodified ones are read from the file there."""
+    array = np.memmap(path, np.int64, "c").reshape(8, -1)
+    array[pages] += 1000
+    assert samemap.explain(array)["by_reference"]
+    assert len(samemap.dumps(array)) < (pages.stop - pages.start) * PAGE + 500
+    assert len(samemap.dumps(array[5:])) < max(0, pages.stop - 5) * PAGE + 500
+    arrives(array)
+    arrives(array[:, ::-3])
