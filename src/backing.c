@@ -149,16 +149,24 @@ backing_check(Backing *backing, uint64_t message)
     return result;
 }
 
+/* `py_token` is stolen; NULL with an exception is passed on, NULL without one
+ * means that there is no file to be named. */
 static Backing *
-allocate(State *state, char *start, npy_intp length)
+allocate(State *state, char *start, npy_intp length, PyObject *py_token)
 {
-    Backing *self = (Backing *)PyType_GenericAlloc(state->backing_type, 0);
-    if (self != NULL) {
-        self->state = state;
-        self->start = start;
-        self->length = length;
-        self->fd = -1;
+    Backing *self = NULL;
+    if (py_token != NULL || !PyErr_Occurred()) {
+        self = (Backing *)PyType_GenericAlloc(state->backing_type, 0);
     }
+    if (self == NULL) {
+        Py_XDECREF(py_token);
+        return NULL;
+    }
+    self->state = state;
+    self->start = start;
+    self->length = length;
+    self->py_token = py_token;
+    self->fd = -1;
     return self;
 }
 
@@ -176,22 +184,18 @@ Backing *
 backing_new(State *state, char *start, npy_intp length, const MapEntry *entry,
             bool rounded)
 {
-    Backing *self = allocate(state, start, length);
-    if (self == NULL || (self->py_token = next_token(state)) == NULL) {
-        goto error;
+    Backing *self = allocate(state, start, length, next_token(state));
+    if (self == NULL) {
+        return NULL;
     }
     self->rounded = rounded;
     self->file_offset = entry->file_offset + ((uintptr_t)start - entry->start);
     self->access = (entry->writable ? BACKING_WRITABLE : 0) |
                    (entry->shared ? 0 : BACKING_PRIVATE);
     if (search(self, entry) < 0) {
-        goto error;
+        Py_CLEAR(self);
     }
     return self;
-
-error:
-    Py_XDECREF((PyObject *)self);
-    return NULL;
 }
 
 Backing *
@@ -199,29 +203,25 @@ backing_new_from_path(State *state, char *start, npy_intp length,
                       const char *path, uint64_t file_offset, unsigned access)
 {
     FileStatus status;
-    Backing *self = allocate(state, start, length);
-    if (self == NULL || (self->py_token = next_token(state)) == NULL) {
-        goto error;
+    Backing *self = allocate(state, start, length, next_token(state));
+    if (self == NULL) {
+        return NULL;
     }
     self->file_offset = file_offset;
     self->access = access;
     if (fileid_stat(path, &status) < 0 || !status.regular) {
         self->reason = REASON_UNREACHABLE;
     } else if (accept(self, path, &status) < 0) {
-        goto error;
+        Py_CLEAR(self);
     }
     return self;
-
-error:
-    Py_XDECREF((PyObject *)self);
-    return NULL;
 }
 
 Backing *
 backing_new_without_file(State *state, char *start, npy_intp length,
                          Reason reason)
 {
-    Backing *self = allocate(state, start, length);
+    Backing *self = allocate(state, start, length, NULL);
     if (self != NULL) {
         self->reason = reason;
     }
@@ -233,7 +233,7 @@ backing_new_attached(State *state, char *start, npy_intp length,
                      uint64_t file_offset, unsigned access, const FileId *id,
                      PyObject *locator, PyObject *py_token)
 {
-    Backing *self = allocate(state, start, length);
+    Backing *self = allocate(state, start, length, Py_NewRef(py_token));
     if (self == NULL) {
         return NULL;
     }
@@ -243,7 +243,6 @@ backing_new_attached(State *state, char *start, npy_intp length,
     self->has_id = true;
     self->id = *id;
     self->locator = Py_NewRef(locator);
-    self->py_token = Py_NewRef(py_token);
     return self;
 }
 

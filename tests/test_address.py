@@ -1,6 +1,5 @@
 """Which file is mapped at an address? The ioctl, the text, and neither."""
 
-import ctypes
 import mmap
 import os
 import subprocess
@@ -9,22 +8,10 @@ import sys
 import numpy as np
 import pytest
 import samemap
+from foreign import MAP_FIXED, array_at, libc, map_at
 from samemap import _core
 
 PAGE = mmap.PAGESIZE
-
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-]
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-MAP_FIXED = 0x10
 
 
 def has_ioctl():
@@ -50,17 +37,6 @@ def path(tmp_path):
     path = tmp_path / "data"
     np.arange(8 * PAGE // 8, dtype=np.int64).tofile(path)
     return path
-
-
-def map_at(path, length, offset=0, address=None, prot=mmap.PROT_READ):
-    """Map as a library in C would: an owner that Python doesn't know."""
-    flags = mmap.MAP_SHARED | (MAP_FIXED if address else 0)
-    with path.open("r+b") as file:
-        return libc.mmap(address, length, prot, flags, file.fileno(), offset)
-
-
-def array_at(address, nbytes):
-    return np.frombuffer((ctypes.c_char * nbytes).from_address(address), np.int64)
 
 
 def arrives(array):

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import samemap
+from foreign import array_at, map_at
 from joblib import Parallel, delayed
 
 
@@ -57,30 +58,9 @@ def anonymous(path):
 
 def unreachable(path):
     """A map whose file has neither a path nor an open descriptor."""
-    shown = np.frombuffer(open_and_map(path), np.uint8)
+    array = array_at(map_at(path, 8000), 8000)
     path.unlink()
-    return shown
-
-
-def open_and_map(path):
-    """Map as C would do, without a descriptor kept (an object we don't know)."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_size_t,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_long,
-    ]
-    with path.open("r+b") as file:
-        address = libc.mmap(
-            None, 8000, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0
-        )
-    return (ctypes.c_char * 8000).from_address(address)
+    return array
 
 
 def modified(path):

@@ -8,6 +8,7 @@ with a function of ours that looks at the notes.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
@@ -61,14 +62,21 @@ class BatchReducer:
 
     It is pickled into workers with the rest of the table, where it reduces
     nothing: the keeper stays behind.
+
+    Parameters
+    ----------
+    options : Options
+    adopt : callable
+        Called with `options` in the worker, before the batch.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, adopt: Callable[[Options], None]) -> None:
         self.options = options
+        self.adopt = adopt
         self.keeper = Keeper()
 
-    def __reduce__(self) -> tuple[type[BatchReducer], tuple[Options]]:
-        return BatchReducer, (self.options,)
+    def __reduce__(self) -> tuple[type[BatchReducer], tuple[Any, ...]]:
+        return BatchReducer, (self.options, self.adopt)
 
     def __call__(self, batch: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         ticket, held = self.keeper.hold()
@@ -76,6 +84,7 @@ class BatchReducer:
         return rebuild_batch, (
             message,
             ticket,
+            self.adopt,
             tuple(self.options),
             *batch.__reduce__(),
         )
@@ -84,6 +93,7 @@ class BatchReducer:
 def rebuild_batch(
     message: Incoming,
     ticket: Ticket,
+    adopt: Callable[[Options], None],
     options: tuple[Any, ...],
     cls: Callable[..., Callable[[], list[Any]]],
     args: tuple[Any, ...],
@@ -92,23 +102,24 @@ def rebuild_batch(
     error = message.close()
     if error is not None:
         return FailedBatch(error)
-    return Batch(cls(*args), ticket, Options(*options))
+    return Batch(cls(*args), ticket, functools.partial(adopt, Options(*options)))
 
 
 class Batch:
     """joblib's batch in the worker: runs it and sends the results our way."""
 
     def __init__(
-        self, batch: Callable[[], list[Any]], ticket: Ticket, options: Options
+        self,
+        batch: Callable[[], list[Any]],
+        ticket: Ticket,
+        prepare: Callable[[], None],
     ) -> None:
         self.batch = batch
         self.ticket = ticket
-        self.options = options
+        self.prepare = prepare
 
     def __call__(self) -> Results:
-        from ._joblib import adopt
-
-        adopt(self.options)
+        self.prepare()
         return Results(self.batch(), self.ticket)
 
 

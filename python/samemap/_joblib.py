@@ -79,7 +79,7 @@ def _make_reducers(stock: Callable[..., tuple[Table, Table]]) -> Callable[..., A
             stock=forward[np.ndarray],
             max_nbytes=None if max_nbytes is None else int(max_nbytes),
         )
-        ours[joblib.parallel.BatchedCalls] = BatchReducer(options)
+        ours[joblib.parallel.BatchedCalls] = BatchReducer(options, adopt)
         forward.update(ours)
         backward.update(make_table(options, backward=True))
         return forward, backward
