@@ -64,6 +64,9 @@ PyDoc_STRVAR(rebuild_doc,
 PyDoc_STRVAR(refused_doc,
              "refused(error, dtype, layout, /)\n--\n\n"
              "Note the sender's error; return a stand-in for the array.");
+PyDoc_STRVAR(incoming_doc,
+             "incoming()\n--\n\n"
+             "The message that this thread reads from now on: an Incoming.");
 PyDoc_STRVAR(note_doc, "note(error, /)\n--\n\n"
                        "Note an error in the message being read, or raise it.");
 PyDoc_STRVAR(is_mapped_doc,
@@ -84,6 +87,7 @@ static PyMethodDef functions[] = {
     {"rebuild", (PyCFunction)(void (*)(void))rebuild_call, METH_FASTCALL,
      rebuild_doc},
     {"refused", message_refused, METH_VARARGS, refused_doc},
+    {"incoming", message_incoming, METH_NOARGS, incoming_doc},
     {"note", message_note_call, METH_O, note_doc},
     {"is_mapped", describe_is_mapped, METH_O, is_mapped_doc},
     {"describe", describe_array, METH_O, describe_doc},
@@ -274,8 +278,9 @@ init_types(State *state, PyObject *module)
     state->attach = PyObject_GetAttrString(module, "attach");
     state->rebuild = PyObject_GetAttrString(module, "rebuild");
     state->refused = PyObject_GetAttrString(module, "refused");
+    state->incoming_function = PyObject_GetAttrString(module, "incoming");
     return state->attach != NULL && state->rebuild != NULL &&
-                   state->refused != NULL
+                   state->refused != NULL && state->incoming_function != NULL
                ? 0
                : -1;
 }
@@ -306,28 +311,29 @@ module_exec(PyObject *module)
 }
 
 /* Every reference in the state, for traverse and clear alike. */
-#define VISIT_STATE(VISIT)  \
-    VISIT(mmap_type)        \
-    VISIT(memmap_type)      \
-    VISIT(bare_memmap_type) \
-    VISIT(dummy_array_type) \
-    VISIT(backing_type)     \
-    VISIT(outgoing_type)    \
-    VISIT(incoming_type)    \
-    VISIT(attach)           \
-    VISIT(rebuild)          \
-    VISIT(refused)          \
-    VISIT(backing_error)    \
-    VISIT(not_found_error)  \
-    VISIT(replaced_error)   \
-    VISIT(truncated_error)  \
-    VISIT(permission_error) \
-    VISIT(strict_error)     \
-    VISIT(mmap_shared)      \
-    VISIT(mmap_private)     \
-    VISIT(prot_read)        \
-    VISIT(prot_write)       \
-    VISIT(by_owner)         \
+#define VISIT_STATE(VISIT)   \
+    VISIT(mmap_type)         \
+    VISIT(memmap_type)       \
+    VISIT(bare_memmap_type)  \
+    VISIT(dummy_array_type)  \
+    VISIT(backing_type)      \
+    VISIT(outgoing_type)     \
+    VISIT(incoming_type)     \
+    VISIT(attach)            \
+    VISIT(rebuild)           \
+    VISIT(refused)           \
+    VISIT(incoming_function) \
+    VISIT(backing_error)     \
+    VISIT(not_found_error)   \
+    VISIT(replaced_error)    \
+    VISIT(truncated_error)   \
+    VISIT(permission_error)  \
+    VISIT(strict_error)      \
+    VISIT(mmap_shared)       \
+    VISIT(mmap_private)      \
+    VISIT(prot_read)         \
+    VISIT(prot_write)        \
+    VISIT(by_owner)          \
     VISIT(by_token)
 
 static int

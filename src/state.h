@@ -40,7 +40,7 @@ typedef struct State {
 
     /* Types and functions of ours that messages name. */
     PyTypeObject *backing_type, *outgoing_type, *incoming_type;
-    PyObject *attach, *rebuild, *refused;
+    PyObject *attach, *rebuild, *refused, *incoming_function;
 
     /* samemap._errors */
     PyObject *backing_error, *not_found_error, *replaced_error;

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from ._core import Incoming, Outgoing
-from ._tables import Options
 
 Ticket = tuple[int, int]
 
@@ -57,6 +56,24 @@ def release(ticket: Ticket) -> None:
         keeper.release(count)
 
 
+class ByName:
+    """Decorates a function so that pickling it is nothing but writing its name.
+
+    cloudpickle, loky's pickler, otherwise takes 5 µs for each function or class
+    of a message to find out whether it can be imported where it arrives.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __reduce__(self) -> str:
+        return self._function.__qualname__
+
+
 class BatchReducer:
     """Reducer of ``BatchedCalls``, for the forward dispatch table of one pool.
 
@@ -65,36 +82,28 @@ class BatchReducer:
 
     Parameters
     ----------
-    options : Options
-    adopt : callable
-        Called with `options` in the worker, before the batch.
+    prepare : callable or None
+        Called in the worker before each batch; pickled along with it.
     """
 
-    def __init__(self, options: Options, adopt: Callable[[Options], None]) -> None:
-        self.options = options
-        self.adopt = adopt
+    def __init__(self, prepare: Callable[[], None] | None) -> None:
+        self.prepare = prepare
         self.keeper = Keeper()
 
     def __reduce__(self) -> tuple[type[BatchReducer], tuple[Any, ...]]:
-        return BatchReducer, (self.options, self.adopt)
+        return BatchReducer, (self.prepare,)
 
     def __call__(self, batch: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         ticket, held = self.keeper.hold()
         message = Outgoing(carries=True, held=held)
-        return rebuild_batch, (
-            message,
-            ticket,
-            self.adopt,
-            tuple(self.options),
-            *batch.__reduce__(),
-        )
+        return rebuild_batch, (message, ticket, self.prepare, *batch.__reduce__())
 
 
+@ByName
 def rebuild_batch(
     message: Incoming,
     ticket: Ticket,
-    adopt: Callable[[Options], None],
-    options: tuple[Any, ...],
+    prepare: Callable[[], None] | None,
     cls: Callable[..., Callable[[], list[Any]]],
     args: tuple[Any, ...],
 ) -> Batch | FailedBatch:
@@ -102,7 +111,7 @@ def rebuild_batch(
     error = message.close()
     if error is not None:
         return FailedBatch(error)
-    return Batch(cls(*args), ticket, functools.partial(adopt, Options(*options)))
+    return Batch(cls(*args), ticket, prepare)
 
 
 class Batch:
@@ -112,14 +121,15 @@ class Batch:
         self,
         batch: Callable[[], list[Any]],
         ticket: Ticket,
-        prepare: Callable[[], None],
+        prepare: Callable[[], None] | None,
     ) -> None:
         self.batch = batch
         self.ticket = ticket
         self.prepare = prepare
 
     def __call__(self) -> Results:
-        self.prepare()
+        if self.prepare is not None:
+            self.prepare()
         return Results(self.batch(), self.ticket)
 
 
@@ -144,6 +154,7 @@ class Results(list[Any]):
         return rebuild_results, (Outgoing(carries=True), self.ticket, list(self))
 
 
+@ByName
 def rebuild_results(
     message: Incoming, ticket: Ticket, results: list[Any]
 ) -> list[Any] | FailedResults:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,7 +80,10 @@ def _make_reducers(stock: Callable[..., tuple[Table, Table]]) -> Callable[..., A
             stock=forward[np.ndarray],
             max_nbytes=None if max_nbytes is None else int(max_nbytes),
         )
-        ours[joblib.parallel.BatchedCalls] = BatchReducer(options, adopt)
+        # A worker that imports samemap installs the defaults by itself.
+        default = options == Options() and os.environ.get("SAMEMAP") != "0"
+        prepare = None if default else functools.partial(adopt, options)
+        ours[joblib.parallel.BatchedCalls] = BatchReducer(prepare)
         forward.update(ours)
         backward.update(make_table(options, backward=True))
         return forward, backward
