@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #ifdef __linux__
+#include <sys/prctl.h>
 #include <sys/sysmacros.h>
 #endif
 
@@ -89,12 +90,14 @@ locator_find_fd(State *state, const MapEntry *entry, FileStatus *status)
 bool
 locator_of_fd(int fd, char *path, size_t size)
 {
-    /* In a process that is not dumpable /proc/self/fd belongs to root, and
-     * nobody else may look into it. */
     struct stat st;
-    if (stat("/proc/self/fd", &st) < 0 || st.st_uid != geteuid()) {
+#ifdef __linux__
+    /* Nobody but the system's administrator may look into /proc/<pid>/fd of a
+     * process that is not dumpable. */
+    if (prctl(PR_GET_DUMPABLE) != 1) {
         return false;
     }
+#endif
     snprintf(path, size, "/proc/%ld/fd/%d", (long)getpid(), fd);
     return stat(path, &st) == 0;
 }

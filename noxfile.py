@@ -1,0 +1,86 @@
+"""The supported versions: ``nox`` runs every combination, ``nox -t corners`` two.
+
+Each session installs NumPy and joblib as named, then one wheel that was built once:
+the same binary has to pass on every CPython.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+NUMPYS = ["1.26", "newest"]
+JOBLIBS = ["1.3", "1.4", "1.5", "newest"]
+CORNERS = [("3.11", "1.26", "1.3"), ("3.13", "newest", "newest")]
+
+# No wheels of NumPy 1.26 are there for later ones.
+NUMPY_1_PYTHONS = {"3.11", "3.12"}
+
+nox.options.error_on_missing_interpreters = False
+nox.options.default_venv_backend = "venv"
+
+TOOLS = ["pytest>=8", "pytest-timeout", "hypothesis", "psutil"]
+
+
+if shutil.which("pyenv") and "PYENV_VERSION" not in os.environ:
+    # Its commands python3.12 and so on answer only for versions that are selected.
+    listed = subprocess.run(["pyenv", "versions", "--bare"], capture_output=True)
+    found = [v for v in listed.stdout.decode().split() if v.startswith("3.")]
+    os.environ["PYENV_VERSION"] = ":".join(v for v in found if len(v.split(".")[1]) > 1)
+
+
+def requirement(package: str, version: str) -> str:
+    """Return what pip is asked for: "newest" has no bound."""
+    return package if version == "newest" else f"{package}=={version}.*"
+
+
+def built_wheel(session: nox.Session) -> Path:
+    """Build the wheel once a run of nox, with the interpreter that runs nox."""
+    folder = Path(session.cache_dir, "wheel")
+    wheels = [*folder.glob("*.whl")]
+    newest = max(
+        p.stat().st_mtime for d in ("src", "python") for p in Path(d).iterdir()
+    )
+    if not wheels or wheels[0].stat().st_mtime < newest:
+        shutil.rmtree(folder, ignore_errors=True)
+        command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "."]
+        session.run(*command, "-w", str(folder), external=True)
+        wheels = [*folder.glob("*.whl")]
+    return wheels[0]
+
+
+def run_tests(session: nox.Session, numpy: str, joblib: str) -> None:
+    """Install this combination and run the tests from outside the source."""
+    versions = [requirement("numpy", numpy), requirement("joblib", joblib)]
+    session.install(*TOOLS, *versions, str(built_wheel(session)))
+    session.run("pip", "check")
+    session.run("python", "-m", "pytest", "-q", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("joblib", JOBLIBS)
+@nox.parametrize("numpy", NUMPYS)
+def versions(session: nox.Session, numpy: str, joblib: str) -> None:
+    """Run the tests on one combination."""
+    if numpy == "1.26" and session.python not in NUMPY_1_PYTHONS:
+        session.skip("no wheel of NumPy 1.26 for this CPython")
+    run_tests(session, numpy, joblib)
+
+
+@nox.session(python=sorted({python for python, _, _ in CORNERS}))
+def corners(session: nox.Session) -> None:
+    """Run the oldest and the newest combination (part of CI)."""
+    for python, numpy, joblib in CORNERS:
+        if python == session.python:
+            run_tests(session, numpy, joblib)
+
+
+@nox.session
+def abi(session: nox.Session) -> None:
+    """Ask abi3audit whether the wheel keeps to the limited API of its name."""
+    session.install("abi3audit")
+    session.run("abi3audit", "--strict", "--summary", str(built_wheel(session)))

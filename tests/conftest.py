@@ -1,0 +1,49 @@
+"""Real workers of both pools, and files to map."""
+
+import numpy as np
+import pytest
+import samemap  # noqa: F401  (the import installs)
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_workers_left():
+    """Stop loky's reusable executor, which would outlive the tests."""
+    yield
+    get_reusable_executor().shutdown(wait=True)
+
+
+@pytest.fixture(params=["loky", "multiprocessing"])
+def backend(request):
+    """Both pools of processes that joblib has."""
+    return request.param
+
+
+@pytest.fixture
+def send(backend):
+    """Return a function that runs one task per tuple of arguments in workers."""
+
+    def send(function, *tasks, **options):
+        parallel = Parallel(n_jobs=2, backend=backend, **options)
+        return parallel([delayed(function)(*args) for args in tasks])
+
+    return send
+
+
+@pytest.fixture
+def raw_file(tmp_path):
+    """Return a function that saves an array and returns the path."""
+
+    def raw_file(array, name="data"):
+        path = tmp_path / name
+        np.asarray(array).tofile(path)
+        return path
+
+    return raw_file
+
+
+@pytest.fixture
+def memmap_path(raw_file):
+    """Return the path of a file with the float64 0, 1, ... 5999."""
+    return raw_file(np.arange(6000, dtype=np.float64))
