@@ -156,6 +156,17 @@ reduce_memory(Reducer *self, PyObject *array, Plan *plan)
          PyArray_IS_F_CONTIGUOUS(np_array))) {
         return reduce_copy(state, array, plan, PyArray_ISWRITEABLE(np_array));
     }
+    if (self->direction == BACKWARD && Py_TYPE(array) == state->memmap_type) {
+        /* As joblib does: a result that was computed is no memmap. */
+        PyObject *plain = PyArray_View(np_array, NULL, &PyArray_Type);
+        if (plain == NULL) {
+            return NULL;
+        }
+        PyObject *reduction =
+            PyObject_CallMethod(plain, "__reduce_ex__", "i", 5);
+        Py_DECREF(plain);
+        return reduction;
+    }
     return PyObject_CallMethod(array, "__reduce_ex__", "i", 5);
 }
 

@@ -82,8 +82,7 @@ def test_parameters_of_parallel(send, mapped, tmp_path, options, dumped):
     found = send(describe_and_return, *tasks, **options)
     for name, mine, theirs in zip(arrays, found, stock, strict=True):
         assert not differences(mine[0], theirs[0]), name
-        # Without a mapping, a result may be of either type.
-        mine, theirs = describe(np.asarray(mine[1])), describe(np.asarray(theirs[1]))
+        mine, theirs = describe(mine[1]), describe(theirs[1])
         assert not differences(mine, theirs), name
     in_c_order = found[0][0]
     assert in_c_order["folder"] == (options["temp_folder"] if dumped else None)
@@ -205,7 +204,7 @@ def test_dumped_arrays_are_returned_as_copies(send):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_nothing_is_left_behind(backend, tmp_path, fails):
-    """The temporary folder is empty after the program, and nobody complains."""
+    """The temporary folder is empty after the program, and no complaint of it."""
     source = f"""
         import os
         import numpy as np
@@ -244,7 +243,7 @@ def test_nothing_is_left_behind(backend, tmp_path, fails):
     assert done.returncode == 0, done.stderr
     assert done.stdout == ("failed\n" if fails else "")
     assert list(folder.rglob("*")) == []
-    assert "resource_tracker" not in done.stderr
+    assert "memmapping_folder" not in done.stderr
     assert (tmp_path / "data").stat().st_size == 50 * 60 * 8
 
 
