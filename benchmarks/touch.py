@@ -1,0 +1,37 @@
+"""Is touching mapped memory as fast as with joblib?
+
+60 tasks, each of which sums all of a 64 MB memmap: the work is reading the pages, and
+sending the array should not be seen.
+"""
+
+import numpy as np
+from harness import SIDES, Report, Timings, folder, make_memmap, run, seconds, side
+from joblib import Parallel, delayed
+
+TASKS = 60
+# Not slower, but for what two runs of the same side differ by.
+REACH = 0.97
+
+
+def total(array: np.ndarray) -> float:
+    return float(array.sum())
+
+
+def benchmark(report: Report) -> None:
+    rows = (4 if report.quick else 64) * 1000
+    with folder() as path:
+        memmap = make_memmap(path / "data", (rows, 125))
+        timings: Timings = {name: [] for name in SIDES}
+        for number in range(report.rounds(15)):
+            for name in SIDES[:: -1 if number % 2 else 1]:
+                with side(name), Parallel(n_jobs=2) as workers:
+                    workers([delayed(total)(memmap)] * 4)
+                    tasks = [delayed(total)(memmap)] * TASKS
+                    timings[name].append(seconds(lambda w=workers, t=tasks: w(t)))
+        megabytes = memmap.nbytes // 1_000_000
+        measure = f"{TASKS} tasks that touch all of a {megabytes} MB memmap, loky"
+        report.add(measure, timings, at_least=REACH)
+
+
+if __name__ == "__main__":
+    run(__file__, __doc__, benchmark)
