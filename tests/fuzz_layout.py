@@ -1,0 +1,237 @@
+"""Random chains of views over random files, there and back; run as a program.
+
+``python tests/fuzz_layout.py --cases N [--seed S]``: each case opens a file (any
+dtype, order, offset and mode, private ones with random writes), takes a random chain
+of views of it, and sends the result through `samemap.dumps` and joblib's own
+pickler. What arrives must be equal to what was sent in everything that
+`equality.fingerprint` sees, and its bytes to a copy taken before.
+"""
+
+import argparse
+import io
+import math
+import mmap
+import pickle
+import random
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import joblib.pool
+import numpy as np
+import samemap
+from equality import differences, exact_bytes, fingerprint
+from fuzz_message import array_backing
+from joblib.pool import CustomizablePickler
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
+
+PLAIN = ["?", "i1", "<u2", ">i4", "<f8", ">f8", "e", "g", "c8", ">c16", "S3", "<U2"]
+PLAIN += ["V5", "M8[us]", ">m8[D]", "G", "u8"]
+
+
+def random_dtype(rng):
+    kind = rng.random()
+    if kind < 0.6:
+        return np.dtype(rng.choice(PLAIN))
+    if kind < 0.7:
+        return np.dtype(rng.choice(PLAIN), metadata={"n": rng.randrange(9)})
+    fields = [
+        (f"f{i}", rng.choice(PLAIN), rng.choice([(), (), (2,), (2, 3)]))
+        for i in range(rng.randrange(1, 5))
+    ]
+    return np.dtype(fields, align=rng.random() < 0.5)
+
+
+def random_file(rng, path):
+    """Open a memmap of random layout on random bytes."""
+    dtype = random_dtype(rng)
+    offset = rng.choice((0, 0, 1, 128, 4096, rng.randrange(9000)))
+    ndim = rng.randrange(1, 5)
+    shape = tuple(rng.randrange(1, 7) for _ in range(ndim))
+    mode = rng.choice(("r", "r+", "c", "w+"))
+    order = rng.choice("CF")
+    if mode == "w+":
+        path.unlink(missing_ok=True)
+    else:
+        needed = offset + dtype.itemsize * math.prod(shape)
+        path.write_bytes(rng.randbytes(needed + rng.choice((0, 1, 5000))))
+    array = np.memmap(path, dtype, mode, offset, shape, order)
+    if mode == "w+" or (mode == "c" and rng.random() < 0.7):
+        raw = np.ndarray((array.nbytes,), np.uint8, array.base, offset % mmap.PAGESIZE)
+        low = rng.randrange(array.nbytes)
+        high = rng.randrange(low, array.nbytes) + 1
+        raw[low:high] = np.frombuffer(rng.randbytes(high - low), np.uint8)
+    return array
+
+
+def random_slice(rng, n):
+    bounds = [rng.choice((None, rng.randrange(-n - 2, n + 3))) for _ in range(2)]
+    return slice(*bounds, rng.choice((None, 1, 2, 3, -1, -2, -5)))
+
+
+def basic_index(rng, a):
+    index = [
+        random_slice(rng, n) if rng.random() < 0.8 or n == 0 else rng.randrange(-n, n)
+        for n in a.shape
+    ]
+    if rng.random() < 0.3:
+        index.insert(rng.randrange(len(index) + 1), None)
+    if rng.random() < 0.2:
+        return a[(*index[: rng.randrange(len(index) + 1)], ...)]
+    return a[(*index, ...)]
+
+
+def transposed(rng, a):
+    axes = list(range(a.ndim))
+    rng.shuffle(axes)
+    return a.transpose(axes)
+
+
+def reshaped(rng, a):
+    sizes = [n for n in range(1, a.size + 1) if a.size % n == 0] or [0]
+    n = rng.choice(sizes)
+    shape = (n, a.size // n) if n else (0, 3)
+    view = a.reshape(shape, order=rng.choice("CFA"))
+    return view if np.may_share_memory(view, a) else a
+
+
+def field(rng, a):
+    return a[rng.choice(a.dtype.names)] if a.dtype.names else a
+
+
+def retyped(rng, a):
+    return a.view(random_dtype(rng))
+
+
+def part(rng, a):
+    if a.dtype.kind != "c":
+        return a
+    return a.real if rng.random() < 0.5 else a.imag
+
+
+def broadcast(rng, a):
+    return np.broadcast_to(a, (rng.randrange(4), *a.shape))
+
+
+def windows(rng, a):
+    if a.ndim == 0 or 0 in a.shape:
+        return a
+    axis = rng.randrange(a.ndim)
+    size = rng.randrange(1, a.shape[axis] + 1)
+    return sliding_window_view(a, size, axis, subok=rng.random() < 0.5)
+
+
+def diagonal(rng, a):
+    return a.diagonal(rng.randrange(-3, 4)) if a.ndim >= 2 else a
+
+
+def strided(rng, a):
+    """Anything that stays within the first axis, and any stride for length 1."""
+    if a.ndim == 0 or 0 in a.shape:
+        return a
+    n = rng.randrange(1, a.shape[0] + 1)
+    shape, strides = (n, 1, 2), (a.strides[0], rng.choice((10**15, -3, 0)), 0)
+    return as_strided(a[(slice(None), *(0,) * (a.ndim - 1))], shape, strides)
+
+
+def frozen(rng, a):
+    a = a[...]
+    a.flags.writeable = False
+    return a
+
+
+def plain(rng, a):
+    return np.asarray(a)
+
+
+def as_memmap(rng, a):
+    return np.asarray(a).view(np.memmap)
+
+
+STEPS = [basic_index] * 4 + [transposed, reshaped, field, retyped, part, broadcast]
+STEPS += [windows, diagonal, strided, frozen, plain, as_memmap]
+
+
+def random_view(rng, array):
+    for _ in range(rng.randrange(6)):
+        try:
+            view = rng.choice(STEPS)(rng, array)
+        except (TypeError, ValueError):
+            continue  # NumPy has no such view of this array
+        if view.ndim > 8 or view.size > 100_000 or view.dtype.itemsize == 0:
+            continue
+        array = view
+    return array
+
+
+def joblib_dumps(obj, reducers):
+    file = io.BytesIO()
+    CustomizablePickler(file, reducers).dump(obj)
+    return file.getvalue()
+
+
+class Fuzzer:
+    """Makes and runs cases in one folder."""
+
+    def __init__(self, folder, seed):
+        self.random = random.Random(seed)
+        Path(folder).mkdir(exist_ok=True)
+        self.path = Path(folder, "file")
+        make = joblib.pool.get_memmapping_reducers
+        self.reducers, _ = make(temp_folder_resolver=lambda: folder)
+        self.array = None
+
+    def open_file(self):
+        self.array = None
+        self.array = random_file(self.random, self.path)
+        _, (token, *_) = array_backing(self.array)
+        self.prefix = token[:8]
+
+    def views(self, n):
+        """Return `n` views of one file."""
+        self.open_file()
+        return [random_view(self.random, self.array) for _ in range(n)]
+
+    def case(self):
+        """Run one case; an AssertionError tells how the arrays differ."""
+        # Several views of one file, as a program would have them.
+        if self.array is None or self.random.random() < 0.2:
+            self.open_file()
+        self.check(random_view(self.random, self.array))
+
+    def check(self, view):
+        before = exact_bytes(view)
+        expected = fingerprint(view)
+        if self.random.random() < 0.5:
+            data = samemap.dumps(view)
+        else:
+            data = joblib_dumps(view, self.reducers)
+        if self.random.random() < 0.7:
+            # As in another process, which doesn't know the sender's mapping.
+            data = data.replace(self.prefix, b"elsewher")
+        found = pickle.loads(data)
+        wrong = differences(fingerprint(found), expected)
+        assert not wrong, (wrong, expected)
+        assert exact_bytes(found) == before
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=10**6)
+    parser.add_argument(
+        "--seed", type=int, default=random.SystemRandom().getrandbits(32)
+    )
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        fuzzer = Fuzzer(folder, options.seed)
+        start = time.perf_counter()
+        for _ in range(options.cases):
+            fuzzer.case()
+        seconds = time.perf_counter() - start
+    print(f"seed {options.seed}: {options.cases} cases in {seconds:.0f} s, all equal")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The two fuzzers with a fixed budget; run alone they go on as long as asked."""
+
+import fuzz_layout
+import fuzz_message
+import numpy as np
+import pytest
+from equality import fingerprint
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from joblib import Parallel, delayed
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
+@given(seed=st.integers(0, 2**32))
+def test_layouts(folder, seed):
+    """Random views of random files arrive as they are, by either pickler."""
+    fuzzer = fuzz_layout.Fuzzer(folder, seed)
+    for _ in range(100):
+        fuzzer.case()
+
+
+def look(arrays):
+    return [fingerprint(array) for array in arrays], arrays
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_layouts_in_workers(folder, backend):
+    """A sample goes through real workers, and comes back."""
+    fuzzers = [fuzz_layout.Fuzzer(folder / f"{backend}{i}", i) for i in range(20)]
+    batches = [fuzzer.views(30) for fuzzer in fuzzers]
+    expected = [look(views)[0] for views in batches]
+    results = Parallel(n_jobs=2, backend=backend)(delayed(look)(v) for v in batches)
+    assert [found for found, _ in results] == expected
+    assert [look(views)[0] for _, views in results] == expected
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
+@given(seed=st.integers(0, 2**32))
+def test_messages(folder, seed):
+    """Every damaged message is an exception, or an array within its memory."""
+    fuzzer = fuzz_message.Fuzzer(folder, seed)
+    for _ in range(500):
+        fuzzer.case()
+    assert fuzzer.found["ValueError"] > 0
+
+
+@pytest.mark.parametrize("change", ["bytes", "strides", "dtype"])
+def test_fuzzer_finds_faults(folder, monkeypatch, change):
+    """A byte, a stride or a dtype that is not as it was sent is told."""
+    array = np.arange(12.0).reshape(3, 4)
+    wrong = {
+        "bytes": array + 1,
+        "strides": np.asfortranarray(array),
+        "dtype": array.astype(">f8"),
+    }
+    fuzzer = fuzz_layout.Fuzzer(folder, 0)
+    fuzzer.views(1)
+    fuzzer.check(array)
+    monkeypatch.setattr(fuzz_layout.pickle, "loads", lambda data: wrong[change])
+    with pytest.raises(AssertionError):
+        fuzzer.check(array)

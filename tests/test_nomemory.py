@@ -1,0 +1,136 @@
+"""Memory that runs out at every single allocation of reduce and rebuild."""
+
+import pytest
+from scripts import run_script
+
+_testcapi = pytest.importorskip("_testcapi")
+
+SOURCE = """
+import os, sys
+from pathlib import Path
+import numpy as np
+import _testcapi
+import samemap
+from samemap import _core
+
+folder = Path(sys.argv[1])
+path = folder / "file"
+np.arange(2000.0).tofile(path)
+kept = np.memmap(path, np.float64, "r+")
+private = np.memmap(path, np.float64, "c")
+private[7] = 1
+records = kept[:4].view([("a", "f4"), ("b", "f4")])
+reduce = _core.Reducer().reduce
+attach, args = reduce(kept)[1][0][0].__reduce__()
+args = b"elsewhere.......", *args[1:]
+mapped = attach(*args)
+private_args = b"another.........", *args[1:5], 3
+layout = b"\\1\\x0c\\1\\0\\5\\x10"
+
+def fixed(function, *arguments):
+    return lambda: lambda: function(*arguments)
+
+def reduce_new():
+    array = np.memmap(path, np.float64, "r")
+    return lambda: reduce(array)
+
+def reduce_address():
+    array = np.from_dlpack(np.asarray(kept))
+    return lambda: reduce(array)
+
+def refused():
+    message = _core.Outgoing(carries=True, held=[])
+    os.truncate(folder / "cut", 800)
+    array = np.memmap(folder / "cut", np.float64, "r+")
+    os.truncate(folder / "cut", 8)
+    return lambda: (message, reduce(array))
+
+def noted():
+    message = _core.incoming()
+    gone = b"gone............", b"/gone", *args[2:]
+    return lambda: (attach(*gone), message.close())
+
+def attach_new():
+    new = os.urandom(16), *args[1:]
+    return lambda: attach(*new)
+
+(folder / "cut").touch()
+backing = reduce(kept)[1][0][0]
+copy = np.arange(9)
+wrong = b"wrong...........", b"/dev/null", *args[2:]
+private_map = attach(*private_args)
+
+# Each makes a new function to be called once.
+cases = dict(
+    reduce_known=fixed(reduce, kept[::-1]),
+    reduce_new=reduce_new,
+    reduce_private=fixed(reduce, private),
+    reduce_records=fixed(reduce, records["b"]),
+    reduce_address=reduce_address,
+    reduce_memory=fixed(reduce, copy),
+    backing=fixed(backing.__reduce__),
+    describe=fixed(_core.describe, kept),
+    attach_known=fixed(attach, *args),
+    attach_new=attach_new,
+    attach_wrong=fixed(attach, *wrong),
+    rebuild_ndarray=fixed(_core.rebuild, mapped, layout),
+    rebuild_memmap=fixed(_core.rebuild, (mapped, "name", 0, "r+"), layout),
+    rebuild_bytes=fixed(_core.rebuild, bytes(200), layout),
+    rebuild_private=fixed(_core.rebuild, private_map, layout, None, (8, b"x")),
+    refused=refused,
+    noted=noted,
+)
+
+def stock():
+    maps = Path("/proc/self/maps").read_text().count(str(folder))
+    return len(os.listdir("/proc/self/fd")), maps, _core.known()
+
+def outcome(make, n):
+    #Let the n-th allocation fail; tell what came of it.
+    function = make()
+    _testcapi.set_nomemory(n, n + 1)
+    try:
+        function()
+    except (MemoryError, samemap.SamemapError, SystemError) as error:
+        _testcapi.remove_mem_hooks()
+        # CPython 3.11 itself loses an exception when it finds no memory for the
+        # frame of its traceback. A function of ours would be named.
+        assert type(error) is not SystemError or str(error) == lost, error
+        return type(error).__name__
+    finally:
+        _testcapi.remove_mem_hooks()
+
+lost = "error return without exception set"
+
+def try_once(make):
+    try:
+        make()()
+    except samemap.SamemapError:
+        pass
+
+for name, make in cases.items():
+    try_once(make)
+    before = stock()
+    failed, quiet, n = 0, 0, 0
+    while quiet < 25:
+        if outcome(make, n) == "MemoryError":
+            failed, quiet = failed + 1, 0
+        else:
+            quiet += 1
+        n += 1
+    assert stock() == before, (name, before, stock())
+    try_once(make)
+    print(name, failed)
+assert samemap.loads(samemap.dumps(kept[::-1]))[0] == kept[-1]
+print("done")
+"""
+
+
+@pytest.mark.timeout(300)
+def test_every_allocation(tmp_path):
+    """An exception each time, never a crash; descriptors and maps as before."""
+    lines = run_script(SOURCE, tmp_path, timeout=280).splitlines()
+    assert lines.pop() == "done"
+    failures = {name: int(count) for name, count in map(str.split, lines)}
+    for name in ("reduce_new", "reduce_private", "attach_new", "rebuild_memmap"):
+        assert failures[name] >= 3, failures
