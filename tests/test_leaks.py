@@ -9,7 +9,7 @@ import os
 import pytest
 from scripts import run_script
 
-ROUNDS = int(os.environ.get("SAMEMAP_ROUNDS", "500"))
+ROUNDS = int(os.environ.get("SAMEMAP_ROUNDS", "1000"))
 
 FRAME = """
 import gc, os, pickle, sys

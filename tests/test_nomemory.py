@@ -133,4 +133,4 @@ def test_every_allocation(tmp_path):
     assert lines.pop() == "done"
     failures = {name: int(count) for name, count in map(str.split, lines)}
     for name in ("reduce_new", "reduce_private", "attach_new", "rebuild_memmap"):
-        assert failures[name] >= 3, failures
+        assert failures[name] >= 2, failures

@@ -1,0 +1,124 @@
+"""A forked child: its parent's mappings, but a registry and a map table of its own."""
+
+from scripts import run_script
+
+CHILD = """
+import os, pickle, sys
+import numpy as np
+import samemap
+from samemap import _core
+
+def backing(array):
+    return _core.Reducer().reduce(array)[1][0][0].__reduce__()[1]
+
+def new(name):
+    array = np.memmap(sys.argv[1] + name, np.int64, "w+", shape=(100,))
+    array[:] = np.arange(100)
+    return array
+
+def in_child(function):
+    # What the child returns comes back as a pickle, its errors as its status.
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, pickle.dumps(function()))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        result = pickle.loads(file.read())
+    assert os.waitpid(pid, 0)[1] == 0
+    return result
+
+inherited = new("/inherited")
+samemap.explain(inherited)  # fills the registry, opens the map table
+"""
+
+
+def test_tokens(tmp_path):
+    """The child keeps the tokens of inherited maps and makes other new ones."""
+    source = """
+        mine = backing(inherited)[0]
+        def child():
+            return backing(inherited)[0], backing(new("/child"))[0]
+        same, other = in_child(child)
+        again = backing(new("/parent"))[0]
+        assert same == mine
+        assert len({mine[:8], other[:8]}) == 2
+        assert again[:8] == mine[:8] and again != mine
+    """
+    run_script(CHILD + source.replace("\n        ", "\n"), tmp_path)
+
+
+def test_map_table(tmp_path):
+    """The child is told of its own memory, not of its parent's."""
+    source = """
+        import ctypes, mmap
+        libc = ctypes.CDLL(None)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3,
+                              ctypes.c_long]
+        def map_at(name, address=None):
+            new(name)
+            with open(sys.argv[1] + name, "r+b") as file:
+                flags = mmap.MAP_SHARED | (0x10 if address else 0)
+                return libc.mmap(address, 4096, 1, flags, file.fileno(), 0)
+        address = map_at("/first")
+        array = np.frombuffer((ctypes.c_char * 800).from_address(address), np.int64)
+        path = lambda: samemap.explain(array)["path"]
+        assert path().endswith("/first")
+        def child():
+            map_at("/second", address)
+            return path()
+        assert in_child(child).endswith("/second")
+        assert path().endswith("/first")
+    """
+    run_script(CHILD + source.replace("\n        ", "\n"), tmp_path)
+
+
+def test_results(tmp_path):
+    """What a child sends of an inherited map is, in the parent, the parent's own."""
+    source = """
+        os.unlink(sys.argv[1] + "/inherited")
+        def child():
+            table = _core.Reducer(backward=True).reduce
+            return pickle.dumps(table(inherited[::-1])[1][0][0].__reduce__()[1])
+        attach = _core.attach(*pickle.loads(in_child(child)))
+        assert attach is inherited.base
+    """
+    run_script(CHILD + source.replace("\n        ", "\n"), tmp_path)
+
+
+def test_threads_of_the_parent(tmp_path):
+    """A message that another thread of the parent writes is none in the child."""
+    source = """
+        import threading
+        started, done = threading.Event(), threading.Event()
+        def write():
+            message = _core.Outgoing(carries=True)
+            reading = _core.incoming()
+            started.set()
+            done.wait()
+        thread = threading.Thread(target=write)
+        thread.start()
+        started.wait()
+        os.truncate(sys.argv[1] + "/inherited", 8)
+        def child():
+            # Threads of the child may get the parent's thread numbers.
+            found = []
+            def work():
+                try:
+                    samemap._core.Reducer().reduce(inherited)
+                except samemap.BackingTruncatedError:
+                    found.append("raised")
+            threads = [threading.Thread(target=work) for _ in range(20)]
+            for t in threads: t.start()
+            for t in threads: t.join()
+            return found
+        assert in_child(child) == ["raised"] * 20
+        done.set()
+        thread.join()
+    """
+    run_script(CHILD + source.replace("\n        ", "\n"), tmp_path)

@@ -1,0 +1,71 @@
+"""Many threads on the same and on different maps, while files come and go."""
+
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import samemap
+from samemap import _core
+
+THREADS = 32
+ROUNDS = 60
+
+
+def check(array):
+    expected = array.tolist()
+    # As another process would read it, and as this one does.
+    token = _core.Reducer().reduce(array)[1][0][0].__reduce__()[1][0]
+    data = samemap.dumps([array, array[::-1]])
+    for message in (data, data.replace(token[:8], b"elsewher")):
+        first, second = pickle.loads(message)
+        assert first.tolist() == expected
+        assert second.tolist() == expected[::-1]
+        assert np.shares_memory(first, second)
+
+
+def test_threads(tmp_path):
+    """Each thread gets its arrays, whatever the others map, unlink and replace."""
+    common = np.memmap(tmp_path / "common", np.int64, "w+", shape=(1000,))
+    common[:] = np.arange(1000)
+    together = threading.Barrier(THREADS)
+
+    def work(number):
+        path = tmp_path / f"file{number % 7}-{number}"
+        together.wait(timeout=60)
+        for i in range(ROUNDS):
+            own = np.memmap(path, np.int64, "w+", shape=(50,))
+            own[:] = number * 1000 + i
+            check(own)
+            check(common[number : number + 60])
+            if i % 3 == 0:
+                path.unlink()
+                check(own)
+            elif i % 3 == 1:
+                path.rename(path.with_suffix(".old"))
+                check(own)
+        return number
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert list(pool.map(work, range(THREADS))) == list(range(THREADS))
+    assert common.tolist() == list(range(1000))
+
+
+def test_errors_stay_in_their_thread(tmp_path):
+    """What one thread's message notes is not found in another's."""
+    array = np.memmap(tmp_path / "file", np.int64, "w+", shape=(10,))
+    attach, args = _core.Reducer().reduce(array)[1][0][0].__reduce__()
+    together = threading.Barrier(2)
+
+    def read(path):
+        message = _core.incoming()
+        together.wait(timeout=60)
+        attach(b"elsewhere......."[: len(args[0])], path, *args[2:])
+        together.wait(timeout=60)
+        return message.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        good = pool.submit(read, args[1])
+        bad = pool.submit(read, b"/gone")
+        assert good.result(60) is None
+        assert type(bad.result(60)) is samemap.BackingNotFoundError
