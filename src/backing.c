@@ -112,6 +112,7 @@ search(Backing *backing, const MapEntry *entry)
         }
     }
     if (backing->fd >= 0 && fileid_fstat(backing->fd, &status) == 0 &&
+        (!backing->has_id || fileid_equal(&status.id, &backing->id)) &&
         locator_of_fd(backing->fd, path, sizeof(path))) {
         return accept(backing, path, &status);
     }
