@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 import samemap
 from samemap import _core
 
@@ -51,21 +52,26 @@ def test_threads(tmp_path):
     assert common.tolist() == list(range(1000))
 
 
-def test_errors_stay_in_their_thread(tmp_path):
+@pytest.mark.parametrize("first", ["good", "bad"])
+def test_errors_stay_in_their_thread(tmp_path, first):
     """What one thread's message notes is not found in another's."""
     array = np.memmap(tmp_path / "file", np.int64, "w+", shape=(10,))
     attach, args = _core.Reducer().reduce(array)[1][0][0].__reduce__()
     together = threading.Barrier(2)
+    begun = threading.Event()
 
-    def read(path):
+    def read(name, path):
+        if name != first:
+            begun.wait(timeout=60)
         message = _core.incoming()
+        begun.set()
         together.wait(timeout=60)
-        attach(b"elsewhere......."[: len(args[0])], path, *args[2:])
+        attach(b"elsewhere.......", path, *args[2:])
         together.wait(timeout=60)
         return message.close()
 
     with ThreadPoolExecutor(2) as pool:
-        good = pool.submit(read, args[1])
-        bad = pool.submit(read, b"/gone")
+        good = pool.submit(read, "good", args[1])
+        bad = pool.submit(read, "bad", b"/gone")
         assert good.result(60) is None
         assert type(bad.result(60)) is samemap.BackingNotFoundError
