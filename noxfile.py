@@ -23,7 +23,7 @@ NUMPY_1_PYTHONS = {"3.11", "3.12"}
 nox.options.error_on_missing_interpreters = False
 nox.options.default_venv_backend = "venv"
 
-TOOLS = ["pytest>=8", "pytest-timeout", "hypothesis", "psutil"]
+TOOLS = ["pytest>=8", "pytest-timeout", "hypothesis", "psutil", "threadpoolctl"]
 
 
 if shutil.which("pyenv") and "PYENV_VERSION" not in os.environ:
