@@ -97,7 +97,7 @@ backward_reason(const Backing *backing)
     if (is_joblib_temporary(path)) {
         return REASON_TEMPORARY;
     }
-    if (backing->foreign) {
+    if (backing->foreign && !backing_is_private(backing)) {
         /* The caller finds its own mapping by the token, whatever became of
          * the path since. */
         return backing->locator != NULL ? REASON_NONE : backing->reason;

@@ -219,6 +219,24 @@ def test_result_lost_on_the_way(backend, path, fate, error):
     assert parallel(backend, read, DATA)[0][1] == 1
 
 
+def change_and_return(array, path):
+    array[3] = 33
+    path.unlink()
+    return array[::-1]
+
+
+def test_private_result_of_a_file_that_is_gone(backend, path):
+    """A private map has no double in the caller to come back to: it is copied."""
+    array = by_memmap(path, "c")
+    expected = DATA.copy()
+    expected[3] = 33
+    [result] = Parallel(n_jobs=2, backend=backend)(
+        [delayed(change_and_return)(array, path)]
+    )
+    np.testing.assert_array_equal(result, expected[::-1])
+    np.testing.assert_array_equal(array, DATA)
+
+
 def test_same_inode_number_again(backend, path):
     """A new file with the old inode number is not taken for the old one."""
     number = path.stat().st_ino
