@@ -16,7 +16,8 @@ typedef enum {
 } BackingAccess;
 
 struct Backing {
-    PyObject_HEAD State *state;
+    PyObject_HEAD
+    State *state;
     /* Weak reference to the object that keeps the memory mapped. When it dies
      * the backing leaves the registry. NULL before and after that. */
     PyObject *owner_ref;

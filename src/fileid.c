@@ -53,16 +53,20 @@ fileid_stat(const char *path, FileStatus *status)
         errno = ENOENT;
         return -1;
     }
-    Py_BEGIN_ALLOW_THREADS result = get_status(AT_FDCWD, path, status);
-    Py_END_ALLOW_THREADS return result;
+    Py_BEGIN_ALLOW_THREADS
+    result = get_status(AT_FDCWD, path, status);
+    Py_END_ALLOW_THREADS
+    return result;
 }
 
 int
 fileid_fstat(int fd, FileStatus *status)
 {
     int result;
-    Py_BEGIN_ALLOW_THREADS result = get_status(fd, "", status);
-    Py_END_ALLOW_THREADS return result;
+    Py_BEGIN_ALLOW_THREADS
+    result = get_status(fd, "", status);
+    Py_END_ALLOW_THREADS
+    return result;
 }
 
 int
@@ -72,33 +76,25 @@ fileid_open(const char *path, bool writable, FileStatus *status)
     int flags =
         (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
     Py_BEGIN_ALLOW_THREADS
-        /* Opening a device can have an effect by itself (a tape rewinds): look
-         * before the open, and again after it in case the path has changed. */
-        if (get_status(AT_FDCWD, path, status) < 0)
-    {
+    /* Opening a device can have an effect by itself (a tape rewinds): look
+     * before the open, and again after it in case the path has changed. */
+    if (get_status(AT_FDCWD, path, status) < 0) {
         error = errno;
-    }
-    else if (!status->regular)
-    {
+    } else if (!status->regular) {
         error = EINVAL;
-    }
-    else if ((fd = open(path, flags)) < 0)
-    {
+    } else if ((fd = open(path, flags)) < 0) {
         error = errno;
-    }
-    else if (get_status(fd, "", status) < 0)
-    {
+    } else if (get_status(fd, "", status) < 0) {
         error = errno;
-    }
-    else if (!status->regular)
-    {
+    } else if (!status->regular) {
         error = EINVAL;
     }
     if (error != 0 && fd >= 0) {
         close(fd);
         fd = -1;
     }
-    Py_END_ALLOW_THREADS errno = error;
+    Py_END_ALLOW_THREADS
+    errno = error;
     return fd;
 }
 
@@ -106,9 +102,11 @@ int
 fileid_access(const char *path, bool writable)
 {
     int result;
-    Py_BEGIN_ALLOW_THREADS result =
+    Py_BEGIN_ALLOW_THREADS
+    result =
         faccessat(AT_FDCWD, path, writable ? R_OK | W_OK : R_OK, AT_EACCESS);
-    Py_END_ALLOW_THREADS return result < 0 ? errno : 0;
+    Py_END_ALLOW_THREADS
+    return result < 0 ? errno : 0;
 }
 
 bool

@@ -16,7 +16,8 @@
 #include <time.h>
 
 struct Outgoing {
-    PyObject_HEAD State *state;
+    PyObject_HEAD
+    State *state;
     Outgoing *next;
     unsigned long thread;
     uint64_t number;
@@ -25,7 +26,8 @@ struct Outgoing {
 };
 
 struct Incoming {
-    PyObject_HEAD State *state;
+    PyObject_HEAD
+    State *state;
     Incoming *next;
     unsigned long thread;
     PyObject *error; /* the first one noted, or NULL */

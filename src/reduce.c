@@ -17,7 +17,8 @@
 #define SMALL_MAX (1 << 14)
 
 typedef struct {
-    PyObject_HEAD State *state;
+    PyObject_HEAD
+    State *state;
     PyObject *stock; /* joblib's reducer for large arrays in memory, or None */
     PyObject *py_max_nbytes; /* as given, for pickling */
     npy_intp max_nbytes;     /* -1: no limit */
@@ -139,14 +140,21 @@ reduce_copy(State *state, PyObject *array, Plan *plan, bool writable)
     return reduction;
 }
 
+/* joblib dumps an array of this size to a file instead of pickling it. */
+static bool
+is_dumped(const Reducer *self, const Plan *plan)
+{
+    return self->stock != Py_None && self->max_nbytes >= 0 &&
+           plan->nbytes > self->max_nbytes;
+}
+
 /* joblib's behaviour, and for small plain arrays the same in less time. */
 static PyObject *
 reduce_memory(Reducer *self, PyObject *array, Plan *plan)
 {
     State *state = self->state;
     PyArrayObject *np_array = (PyArrayObject *)array;
-    if (plan->reason != REASON_OBJECTS && self->stock != Py_None &&
-        self->max_nbytes >= 0 && plan->nbytes > self->max_nbytes) {
+    if (plan->reason != REASON_OBJECTS && is_dumped(self, plan)) {
         return core_call(self->stock, array);
     }
     if (plan->nbytes <= SMALL_MAX && PyArray_CheckExact(array) &&
@@ -193,8 +201,7 @@ reduce_planned(Reducer *self, PyObject *array, Plan *plan)
         return NULL;
     }
     count(self, &state->by_value[plan->reason], plan->nbytes);
-    if (plan->reason == REASON_ANONYMOUS && self->stock != Py_None &&
-        self->max_nbytes >= 0 && plan->nbytes > self->max_nbytes) {
+    if (plan->reason == REASON_ANONYMOUS && is_dumped(self, plan)) {
         return core_call(self->stock, array);
     }
     /* What is written into a copy of memory that others share would be lost

@@ -179,6 +179,18 @@ done:
     return backing;
 }
 
+/* As maptable_find, but 0 for shared memory without a name of its own, which
+ * Linux shows as a file. */
+static int
+find_file(State *state, const char *low, const char *high, MapEntry *entry)
+{
+    int found =
+        maptable_find(&state->maptable, (uintptr_t)low, (uintptr_t)high, entry);
+    return found == 1 && strcmp(entry->path, "/dev/zero (deleted)") == 0
+               ? 0
+               : found;
+}
+
 /* New reference: the backing of all of an mmap.mmap. */
 static Backing *
 of_mmap(State *state, PyArrayObject *array, PyObject *owner)
@@ -195,9 +207,8 @@ of_mmap(State *state, PyArrayObject *array, PyObject *owner)
     PyBuffer_Release(&buffer);
 
     Backing *backing = NULL;
-    int found = maptable_find(&state->maptable, (uintptr_t)start,
-                              (uintptr_t)start + (uintptr_t)length, &entry);
-    if (found == 1 && strcmp(entry.path, "/dev/zero (deleted)") != 0) {
+    int found = find_file(state, start, start + length, &entry);
+    if (found == 1) {
         entry.writable &= !readonly;
         backing = backing_new(state, start, length, &entry, false);
     } else if (found < 0 && !maptable_is_expected(&state->maptable)) {
@@ -229,9 +240,8 @@ of_address(State *state, Backing *known, char *low, char *high, bool *fresh)
 {
     MapEntry entry;
     *fresh = true;
-    int found = maptable_find(&state->maptable, (uintptr_t)low, (uintptr_t)high,
-                              &entry);
-    if (found == 1 && strcmp(entry.path, "/dev/zero (deleted)") != 0) {
+    int found = find_file(state, low, high, &entry);
+    if (found == 1) {
         if (known != NULL && covers(known, low, high) &&
             still_shows(known, &entry)) {
             *fresh = false;

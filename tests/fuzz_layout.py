@@ -7,14 +7,11 @@ pickler. What arrives must be equal to what was sent in everything that
 `equality.fingerprint` sees, and its bytes to a copy taken before.
 """
 
-import argparse
 import io
 import math
 import mmap
 import pickle
 import random
-import tempfile
-import time
 import warnings
 from pathlib import Path
 
@@ -22,7 +19,7 @@ import joblib.pool
 import numpy as np
 import samemap
 from equality import differences, exact_bytes, fingerprint
-from fuzz_message import array_backing
+from fuzz_message import array_backing, main
 from joblib.pool import CustomizablePickler
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
@@ -216,22 +213,7 @@ class Fuzzer:
         assert exact_bytes(found) == before
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=10**6)
-    parser.add_argument(
-        "--seed", type=int, default=random.SystemRandom().getrandbits(32)
-    )
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:
-        fuzzer = Fuzzer(folder, options.seed)
-        start = time.perf_counter()
-        for _ in range(options.cases):
-            fuzzer.case()
-        seconds = time.perf_counter() - start
-    print(f"seed {options.seed}: {options.cases} cases in {seconds:.0f} s, all equal")
-
-
 if __name__ == "__main__":
-    main()
+    warnings.simplefilter("ignore")
+    main(__doc__, Fuzzer)
+    print("all equal")

@@ -10,7 +10,6 @@ every element is read.
 import argparse
 import collections
 import random
-import struct
 import tempfile
 import time
 from pathlib import Path
@@ -212,24 +211,23 @@ def array_backing(array):
     return face[0].__reduce__()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(description, fuzzer_class):
+    """Run as many cases as the command line says; return the fuzzer."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--cases", type=int, default=10**6)
-    parser.add_argument("--seed", type=int, default=struct.unpack("I", _random4())[0])
+    parser.add_argument(
+        "--seed", type=int, default=random.SystemRandom().getrandbits(32)
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        fuzzer = Fuzzer(folder, options.seed)
+        fuzzer = fuzzer_class(folder, options.seed)
         start = time.perf_counter()
         for _ in range(options.cases):
             fuzzer.case()
         seconds = time.perf_counter() - start
     print(f"seed {options.seed}: {options.cases} cases in {seconds:.0f} s")
-    print(dict(fuzzer.found.most_common()))
-
-
-def _random4():
-    return random.SystemRandom().randbytes(4)
+    return fuzzer
 
 
 if __name__ == "__main__":
-    main()
+    print(dict(main(__doc__, Fuzzer).found.most_common()))
