@@ -5,7 +5,7 @@ pixel, ``cube[:, y, x]``, and its task is a robust estimate of the noise in it.
 """
 
 import numpy as np
-from harness import SIDES, Report, Timings, folder, make_memmap, run, seconds, side
+from harness import SIDES, Report, Timings, folder, in_turn, make_memmap, run, seconds
 from joblib import Parallel, delayed
 
 CHANNELS, WIDTH = 300, 120
@@ -27,11 +27,9 @@ def benchmark(report: Report) -> None:
         def call() -> list[float]:
             return Parallel(n_jobs=2)(delayed(noise)(row) for row in rows)
 
-        for number in range(report.rounds(7)):
-            for name in SIDES[:: -1 if number % 2 else 1]:
-                with side(name):
-                    results[name] = call()
-                    timings[name].append(seconds(call))
+        for name in in_turn(report.rounds(7)):
+            results[name] = call()
+            timings[name].append(seconds(call))
         same = results["joblib"] == results["samemap"]
         report.add(
             f"{len(rows):,} rows of a data cube, loky",

@@ -5,7 +5,7 @@ what a rolling analysis or a sweep over subsets does. Windows overlap, none is c
 """
 
 import numpy as np
-from harness import SIDES, Report, Timings, folder, make_memmap, run, seconds, side
+from harness import SIDES, Report, Timings, folder, in_turn, make_memmap, run, seconds
 from joblib import Parallel, delayed
 from sklearn.linear_model import Ridge
 
@@ -30,11 +30,9 @@ def benchmark(report: Report) -> None:
                 for i in range(count)
             )
 
-        for number in range(report.rounds(9)):
-            for name in SIDES[:: -1 if number % 2 else 1]:
-                with side(name):
-                    results[name] = np.array(fits())
-                    timings[name].append(seconds(fits))
+        for name in in_turn(report.rounds(9)):
+            results[name] = np.array(fits())
+            timings[name].append(seconds(fits))
         same = np.array_equal(*results.values())
         report.add(
             f"{count:,} ridge fits on windows of a memmap, loky",

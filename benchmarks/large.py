@@ -20,12 +20,12 @@ from harness import (
     Report,
     Timings,
     folder,
+    in_turn,
     interleave,
     pool_dumps,
     reducers,
     run,
     seconds,
-    side,
 )
 from joblib import Parallel, delayed
 from joblib.externals.loky.backend import resource_tracker
@@ -99,13 +99,12 @@ def benchmark(report: Report) -> None:
 
         there = str(temporary)
         calls: Timings = {name: [] for name in SIDES}
-        for number in range(report.rounds(5, 2)):
-            for name in SIDES[:: -1 if number % 2 else 1]:
-                with side(name), Parallel(n_jobs=2, temp_folder=there) as workers:
-                    workers(delayed(last)(np.zeros(1)) for _ in range(8))
-                    array = np.frombuffer(memory)
-                    tasks = [delayed(last)(array)] * 2
-                    calls[name].append(seconds(lambda w=workers, t=tasks: w(t)))
+        for name in in_turn(report.rounds(5, 2)):
+            with Parallel(n_jobs=2, temp_folder=there) as workers:
+                workers(delayed(last)(np.zeros(1)) for _ in range(8))
+                array = np.frombuffer(memory)
+                tasks = [delayed(last)(array)] * 2
+                calls[name].append(seconds(lambda w=workers, t=tasks: w(t)))
         report.add(f"{amount} in two tasks, loky", calls)
 
 

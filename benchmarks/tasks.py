@@ -15,10 +15,10 @@ from harness import (
     Timings,
     by_path,
     folder,
+    in_turn,
     make_memmap,
     run,
     seconds,
-    side,
 )
 from joblib import Parallel, delayed
 
@@ -41,14 +41,12 @@ def call(backend: str, arguments: Callable[[], object]) -> float:
 
 def compare(backend: str, array: np.ndarray, rounds: int) -> Timings:
     timings: Timings = {s: [] for s in (*SIDES, "int")}
-    for number in range(rounds):
-        for name in SIDES[:: -1 if number % 2 else 1]:
-            with side(name):
-                if backend == "loky":
-                    call(backend, lambda: array[:200])  # starts the workers
-                timings[name].append(call(backend, lambda: array))
-                if name == "samemap":
-                    timings["int"].append(call(backend, lambda: range(len(array))))
+    for name in in_turn(rounds):
+        if backend == "loky":
+            call(backend, lambda: array[:200])  # starts the workers
+        timings[name].append(call(backend, lambda: array))
+        if name == "samemap":
+            timings["int"].append(call(backend, lambda: range(len(array))))
     return timings
 
 

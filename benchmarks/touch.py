@@ -5,7 +5,7 @@ sending the array should not be seen.
 """
 
 import numpy as np
-from harness import SIDES, Report, Timings, folder, make_memmap, run, seconds, side
+from harness import SIDES, Report, Timings, folder, in_turn, make_memmap, run, seconds
 from joblib import Parallel, delayed
 
 TASKS = 60
@@ -22,12 +22,11 @@ def benchmark(report: Report) -> None:
     with folder() as path:
         memmap = make_memmap(path / "data", (rows, 125))
         timings: Timings = {name: [] for name in SIDES}
-        for number in range(report.rounds(15)):
-            for name in SIDES[:: -1 if number % 2 else 1]:
-                with side(name), Parallel(n_jobs=2) as workers:
-                    workers([delayed(total)(memmap)] * 4)
-                    tasks = [delayed(total)(memmap)] * TASKS
-                    timings[name].append(seconds(lambda w=workers, t=tasks: w(t)))
+        for name in in_turn(report.rounds(15)):
+            with Parallel(n_jobs=2) as workers:
+                workers([delayed(total)(memmap)] * 4)
+                tasks = [delayed(total)(memmap)] * TASKS
+                timings[name].append(seconds(lambda w=workers, t=tasks: w(t)))
         megabytes = memmap.nbytes // 1_000_000
         measure = f"{TASKS} tasks that touch all of a {megabytes} MB memmap, loky"
         report.add(measure, timings, at_least=REACH)
