@@ -288,7 +288,6 @@ init_types(State *state, PyObject *module)
 static int
 init_registry(State *state)
 {
-    state->maptable = (MapTable)MAPTABLE_INIT;
     state->by_owner = PyDict_New();
     state->by_token = PyDict_New();
     if (state->by_owner == NULL || state->by_token == NULL) {
@@ -301,6 +300,7 @@ static int
 module_exec(PyObject *module)
 {
     State *state = PyModule_GetState(module);
+    state->maptable = (MapTable)MAPTABLE_INIT; /* before anything can fail */
     if (PyArray_ImportNumPyAPI() < 0 || init_names(state) < 0 ||
         init_errors(state) < 0 || init_mmap(state) < 0 ||
         init_numpy(state) < 0 || init_types(state, module) < 0 ||

@@ -93,15 +93,34 @@ get_memory(PyObject *map, char **start, npy_intp *length)
     return 0;
 }
 
-/* New reference: the owner of the mapping of this process that the token
- * names, if it still is what the message says; NULL without an exception
- * otherwise. A private
- * map is never shared: its pages are one sender's. */
-static PyObject *
-find_known(State *state, const Reference *ref)
+/* The memory of `known` still is what it was made of. */
+static bool
+is_mapped(State *state, const Backing *known, PyObject *owner)
 {
     char *start;
     npy_intp length;
+    MapEntry entry;
+    if (!PyObject_TypeCheck(owner, state->mmap_type)) {
+        /* Any other owner may have unmapped it, or mapped it anew. */
+        uintptr_t low = (uintptr_t)known->start;
+        return maptable_find(&state->maptable, low,
+                             low + (uintptr_t)known->length, &entry) == 1 &&
+               backing_shows(known, &entry);
+    }
+    if (get_memory(owner, &start, &length) < 0) {
+        PyErr_Clear(); /* closed by the user: its arrays dangle */
+        return false;
+    }
+    return start == known->start && length == known->length;
+}
+
+/* New reference: the memory of this process that the token names, if it still
+ * is what the message says: an mmap.mmap, or (owner, backing) for an owner
+ * that may have more than one. NULL without an exception otherwise.
+ * A private map is never shared: its pages are one sender's. */
+static PyObject *
+find_known(State *state, const Reference *ref)
+{
     if (ref->access & BACKING_PRIVATE) {
         return NULL;
     }
@@ -117,15 +136,12 @@ find_known(State *state, const Reference *ref)
     if (owner == Py_None) { /* about to be forgotten */
         Py_CLEAR(owner);
     }
-    if (owner != NULL && PyObject_TypeCheck(owner, state->mmap_type)) {
-        if (get_memory(owner, &start, &length) < 0) {
-            /* Closed by the user: its arrays dangle, so no more of them. */
-            PyErr_Clear();
-            registry_remove(state, known);
-            Py_CLEAR(owner);
-        } else if (start != known->start || length < known->length) {
-            Py_CLEAR(owner);
-        }
+    if (owner != NULL && !is_mapped(state, known, owner)) {
+        registry_remove(state, known);
+        Py_CLEAR(owner);
+    }
+    if (owner != NULL && !PyObject_TypeCheck(owner, state->mmap_type)) {
+        core_set(&owner, PyTuple_Pack(2, owner, (PyObject *)known));
     }
     Py_DECREF((PyObject *)known);
     return owner;
@@ -139,7 +155,8 @@ open_file(State *state, const Reference *ref)
     bool writable = ref->access == BACKING_WRITABLE;
     int fd = fileid_open(ref->locator, writable, &status);
     if (fd < 0) {
-        errors_set_open(state, ref->locator, fileid_format(&ref->id), errno);
+        int error = errno;
+        errors_set_open(state, ref->locator, fileid_format(&ref->id), error);
         return -1;
     }
     if (!fileid_equal(&status.id, &ref->id)) {
@@ -156,6 +173,35 @@ open_file(State *state, const Reference *ref)
     }
     close(fd);
     return -1;
+}
+
+/* Makes a typed error of what mmap.mmap has raised, where it is about the file:
+ * that was as long as the map a moment ago. */
+static void
+set_map_error(State *state, const Reference *ref, int fd)
+{
+    PyObject *type, *error, *traceback;
+    FileStatus status;
+    int64_t end = (int64_t)ref->file_offset + ref->length;
+    if (PyErr_ExceptionMatches(PyExc_ValueError) &&
+        fileid_fstat(fd, &status) == 0 && status.size < end) {
+        PyErr_Clear();
+        errors_set_truncated(state, ref->locator, end, status.size);
+    } else if (PyErr_ExceptionMatches(PyExc_OSError)) {
+        PyErr_Fetch(&type, &error, &traceback);
+        PyErr_NormalizeException(&type, &error, &traceback);
+        PyObject *py_errno = PyObject_GetAttrString(error, "errno");
+        long number = py_errno != NULL && PyLong_Check(py_errno)
+                          ? PyLong_AsLong(py_errno)
+                          : 0;
+        Py_XDECREF(py_errno);
+        Py_XDECREF(type);
+        Py_XDECREF(error);
+        Py_XDECREF(traceback);
+        PyErr_Clear();
+        errors_set_open(state, ref->locator, fileid_format(&ref->id),
+                        (int)number);
+    }
 }
 
 /* New reference: mmap.mmap(fd, length, flags=..., prot=..., offset=...). */
@@ -179,39 +225,33 @@ map_file(State *state, const Reference *ref, int fd)
         goto done;
     }
     map = PyObject_Call((PyObject *)state->mmap_type, args, kwargs);
+    if (map == NULL) {
+        set_map_error(state, ref, fd);
+    }
 done:
     Py_XDECREF(args);
     Py_XDECREF(kwargs);
     return map;
 }
 
+/* New reference: a new mapping, or that of another thread that was quicker
+ * while this one waited for the system. */
 static PyObject *
-attach(State *state, const Reference *ref)
+map_and_register(State *state, const Reference *ref, int fd)
 {
-    Backing *backing = NULL;
     char *start;
     npy_intp length;
-
-    bool known = true;
-    PyObject *map = find_known(state, ref);
-    if (map != NULL) {
-        return map;
-    }
-    int fd = open_file(state, ref);
-    if (fd < 0) {
+    Backing *backing = NULL;
+    PyObject *map = map_file(state, ref, fd);
+    if (map == NULL) {
         return NULL;
     }
-    /* Opening released the GIL: another thread may have been quicker. */
-    map = find_known(state, ref);
-    if (map == NULL) {
-        map = map_file(state, ref, fd);
-        known = false;
+    PyObject *known = find_known(state, ref);
+    if (known != NULL || PyErr_Occurred()) {
+        Py_DECREF(map);
+        return known;
     }
-    close(fd);
-    if (known) {
-        return map;
-    }
-    if (map == NULL || get_memory(map, &start, &length) < 0) {
+    if (get_memory(map, &start, &length) < 0) {
         goto error;
     }
     backing = backing_new_attached(state, start, length, ref->file_offset,
@@ -226,8 +266,24 @@ attach(State *state, const Reference *ref)
 
 error:
     Py_XDECREF((PyObject *)backing);
-    Py_XDECREF(map);
+    Py_DECREF(map);
     return NULL;
+}
+
+static PyObject *
+attach(State *state, const Reference *ref)
+{
+    PyObject *map = find_known(state, ref);
+    if (map != NULL || PyErr_Occurred()) {
+        return map;
+    }
+    int fd = open_file(state, ref);
+    if (fd < 0) {
+        return NULL;
+    }
+    map = map_and_register(state, ref, fd);
+    close(fd);
+    return map;
 }
 
 PyObject *

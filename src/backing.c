@@ -150,6 +150,19 @@ backing_check(Backing *backing, uint64_t message)
     return result;
 }
 
+bool
+backing_shows(const Backing *backing, const MapEntry *entry)
+{
+    uint64_t before = (uint64_t)(backing->start - (char *)entry->start);
+    return backing->start >= (char *)entry->start &&
+           backing->map_inode == entry->inode &&
+           backing->map_major == entry->dev_major &&
+           backing->map_minor == entry->dev_minor &&
+           backing->file_offset == entry->file_offset + before &&
+           backing_is_writable(backing) == entry->writable &&
+           backing_is_private(backing) == !entry->shared;
+}
+
 /* `py_token` is stolen; NULL with an exception is passed on, NULL without one
  * means that there is no file to be named. */
 static Backing *
@@ -193,6 +206,9 @@ backing_new(State *state, char *start, npy_intp length, const MapEntry *entry,
     self->file_offset = entry->file_offset + ((uintptr_t)start - entry->start);
     self->access = (entry->writable ? BACKING_WRITABLE : 0) |
                    (entry->shared ? 0 : BACKING_PRIVATE);
+    self->map_inode = entry->inode;
+    self->map_major = entry->dev_major;
+    self->map_minor = entry->dev_minor;
     if (search(self, entry) < 0) {
         Py_CLEAR(self);
     }
@@ -220,11 +236,12 @@ backing_new_from_path(State *state, char *start, npy_intp length,
 
 Backing *
 backing_new_without_file(State *state, char *start, npy_intp length,
-                         Reason reason)
+                         Reason reason, unsigned access)
 {
     Backing *self = allocate(state, start, length, NULL);
     if (self != NULL) {
         self->reason = reason;
+        self->access = access;
     }
     return self;
 }
@@ -252,6 +269,7 @@ backing_traverse(Backing *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->owner_ref);
+    Py_VISIT((PyObject *)self->sibling);
     Py_VISIT(self->face);
     Py_VISIT(self->dict);
     return 0;
@@ -261,6 +279,7 @@ static int
 backing_clear(Backing *self)
 {
     Py_CLEAR(self->owner_ref);
+    Py_CLEAR(self->sibling);
     Py_CLEAR(self->face);
     Py_CLEAR(self->dict);
     return 0;

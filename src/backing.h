@@ -23,6 +23,7 @@ struct Backing {
     PyObject *owner_ref;
     const void *owner_address; /* of that object, only to be compared */
     PyObject *py_owner_key;    /* the same as the key in State.by_owner */
+    Backing *sibling;          /* owned: the next of the same owner, or NULL */
     PyObject *py_token;        /* bytes; the same in every process */
     char *start;               /* address of the first byte */
     npy_intp length;           /* bytes */
@@ -30,6 +31,11 @@ struct Backing {
     unsigned access;           /* BackingAccess */
     bool foreign;              /* mapped here by a message: another's token */
     bool rounded;              /* see backing_new; cleared at the first check */
+    /* The map table's numbers of the file, and the message in which it was
+     * last asked for them. 0: no file. */
+    uint64_t map_inode;
+    uint32_t map_major, map_minor;
+    uint64_t located;
     bool has_id;
     FileId id;
     Reason reason;     /* why it can't be referenced; NONE: it can */
@@ -58,9 +64,10 @@ Backing *backing_new_from_path(State *state, char *start, npy_intp length,
                                const char *path, uint64_t file_offset,
                                unsigned access);
 
-/* Memory that no file can be found for, and why. */
+/* Memory that no file can be found for, and why. `access` may say that it is
+ * private; if not, other processes see what is written there. */
 Backing *backing_new_without_file(State *state, char *start, npy_intp length,
-                                  Reason reason);
+                                  Reason reason, unsigned access);
 
 /* What a message named and was mapped for it at `start`. */
 Backing *backing_new_attached(State *state, char *start, npy_intp length,
@@ -72,6 +79,16 @@ Backing *backing_new_attached(State *state, char *start, npy_intp length,
  * (`reason`), as of now; once a message. 0, or -1 with an exception: the
  * file has become shorter than the map. */
 int backing_check(Backing *backing, uint64_t message);
+
+/* `entry`, found at the backing's memory, is what it has been made of: nothing
+ * else was mapped there since. */
+bool backing_shows(const Backing *backing, const MapEntry *entry);
+
+static inline bool
+backing_covers(const Backing *backing, const char *low, const char *high)
+{
+    return low >= backing->start && high <= backing->start + backing->length;
+}
 
 static inline bool
 backing_is_private(const Backing *backing)

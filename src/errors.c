@@ -46,7 +46,7 @@ errors_set_open(State *state, const char *path, PyObject *expected, int errnum)
             type = state->permission_error;
             message = "the mapped file may not be opened";
         }
-        found = PyUnicode_FromString(strerror(errnum));
+        found = PyUnicode_DecodeLocale(strerror(errnum), "surrogateescape");
     }
     errors_set_backing(type, message, path, expected, found, errnum);
 }

@@ -74,8 +74,9 @@ locator_find_fd(State *state, const MapEntry *entry, FileStatus *status)
         }
         found = fcntl((int)fd, F_DUPFD_CLOEXEC, 3);
         /* Another thread may have closed and reused the number since. */
+        FileId seen = status->id;
         if (found >= 0 && (fileid_fstat(found, status) < 0 ||
-                           status->id.ino != entry->inode)) {
+                           !fileid_equal(&status->id, &seen))) {
             close(found);
             found = -1;
         }

@@ -17,9 +17,10 @@ typedef enum {
  * would be told about its parent's memory. */
 typedef struct {
     MapTableSource source;
-    int fd;        /* of /proc/self/maps, or -1 */
-    long pid;      /* that opened it */
-    bool no_ioctl; /* the kernel doesn't know PROCMAP_QUERY */
+    int fd;            /* of /proc/self/maps, or -1 */
+    uint64_t dev, ino; /* of that: a closed descriptor's number is used again */
+    long pid;          /* that opened it */
+    bool no_ioctl;     /* the kernel doesn't know PROCMAP_QUERY */
 } MapTable;
 
 #define MAPTABLE_PATH_SIZE (PATH_MAX + 64)
@@ -36,7 +37,7 @@ typedef struct {
     char path[MAPTABLE_PATH_SIZE];
 } MapEntry;
 
-#define MAPTABLE_INIT {MAPTABLE_AUTO, -1, 0, false}
+#define MAPTABLE_INIT {MAPTABLE_AUTO, -1, 0, 0, 0, false}
 
 /* Fills `entry` with the run of entries around [low, high) that map one file
  * contiguously and in one way; access is what all of them allow.

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* From <linux/fs.h> of Linux 6.11; the headers of a build machine are older
@@ -29,18 +30,37 @@ struct procmap_query {
 #define VMA_WRITABLE 0x02
 #define VMA_SHARED 0x08
 
+/* The descriptor still is that of the table: others may close all that a
+ * process has (a daemon does), and then the number is somebody else's. */
+static bool
+is_ours(const MapTable *table)
+{
+    struct stat st;
+    return table->fd >= 0 && fstat(table->fd, &st) == 0 &&
+           st.st_dev == table->dev && st.st_ino == table->ino;
+}
+
 static int
 open_table(MapTable *table)
 {
+    struct stat st;
     long pid = (long)getpid();
-    if (table->fd >= 0 && table->pid != pid) {
-        maptable_close(table);
+    if (is_ours(table) && table->pid == pid) {
+        return table->fd;
     }
-    if (table->fd < 0) {
-        table->fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    maptable_close(table);
+    int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0 && fstat(fd, &st) < 0) {
+        close(fd);
+        fd = -1;
+    }
+    if (fd >= 0) {
+        table->fd = fd;
+        table->dev = st.st_dev;
+        table->ino = st.st_ino;
         table->pid = pid;
     }
-    return table->fd;
+    return fd;
 }
 
 /* The entry that covers `address`: 1, 0 or -1 (the ioctl doesn't exist). */
@@ -116,16 +136,19 @@ read_text(int fd)
 {
     size_t size = 0, room = 1 << 16;
     char *text = malloc(room);
-    if (text == NULL || lseek(fd, 0, SEEK_SET) < 0) {
-        free(text);
+    if (text == NULL) {
         return NULL;
     }
     for (;;) {
-        ssize_t n = read(fd, text + size, room - size - 1);
+        ssize_t n = pread(fd, text + size, room - size - 1, (off_t)size);
         if (n < 0 && errno == EINTR) {
             continue;
         }
-        if (n <= 0) {
+        if (n < 0) {
+            free(text);
+            return NULL;
+        }
+        if (n == 0) {
             text[size] = '\0';
             return text;
         }
@@ -255,7 +278,7 @@ maptable_same_file(const MapEntry *a, const MapEntry *b)
 void
 maptable_close(MapTable *table)
 {
-    if (table->fd >= 0) {
+    if (is_ours(table)) {
         close(table->fd);
     }
     table->fd = -1;

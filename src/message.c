@@ -116,6 +116,7 @@ take_exception(void)
     PyErr_Fetch(&type, &value, &traceback);
     PyErr_NormalizeException(&type, &value, &traceback);
     /* Without its traceback: that would keep frames, and maps, alive. */
+    PyException_SetTraceback(value, Py_None);
     Py_XDECREF(type);
     Py_XDECREF(traceback);
     return value;

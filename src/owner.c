@@ -45,12 +45,13 @@ owner_find(State *state, PyArrayObject *array, Owner *owner)
         PyObject *next;
         if (PyArray_Check(current)) {
             owner->object = owner->last_array = current;
+            /* Also with a base: that of a copy to be written back to. */
+            if (PyArray_CHKFLAGS((PyArrayObject *)current, NPY_ARRAY_OWNDATA)) {
+                owner->kind = OWNER_MEMORY;
+                return 0;
+            }
             next = PyArray_BASE((PyArrayObject *)current);
             if (next == NULL) {
-                if (PyArray_CHKFLAGS((PyArrayObject *)current,
-                                     NPY_ARRAY_OWNDATA)) {
-                    owner->kind = OWNER_MEMORY;
-                }
                 return 0;
             }
         } else if (PyObject_TypeCheck(current, state->mmap_type)) {

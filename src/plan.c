@@ -200,7 +200,8 @@ plan_make(State *state, PyArrayObject *array, Direction direction,
     if (owner.locked) {
         plan->layout.flags |= LAYOUT_LOCKED;
     }
-    plan->backing = registry_find(state, array, &owner, plan->low, plan->high);
+    plan->backing =
+        registry_find(state, array, &owner, plan->low, plan->high, message);
     if (plan->backing == NULL || place(plan) < 0 ||
         backing_check(plan->backing, message) < 0) {
         return -1;

@@ -42,13 +42,23 @@ get_memory(State *state, PyObject *owner, Memory *memory)
     memory->owner = owner;
     memory->backing = NULL;
     memory->patchable = false;
-    /* In the caller, a result may come back to memory of any owner. */
     Backing *backing = state->last;
-    if (backing == NULL || backing->owner_address != owner) {
-        backing = registry_of_owner(state, owner);
+    if (PyTuple_CheckExact(owner)) {
+        /* In the caller, a result may come back to memory of any owner. */
+        if (PyTuple_Size(owner) != 2 ||
+            Py_TYPE(PyTuple_GetItem(owner, 1)) != state->backing_type) {
+            PyErr_SetString(PyExc_ValueError, "no owner and backing");
+            return -1;
+        }
+        backing = (Backing *)PyTuple_GetItem(owner, 1);
+        memory->owner = PyTuple_GetItem(owner, 0);
+    } else if (backing == NULL || backing->owner_address != owner) {
+        backing = PyObject_TypeCheck(owner, state->mmap_type)
+                      ? registry_of_owner(state, owner)
+                      : NULL;
+        state->last = backing;
     }
     if (backing != NULL) {
-        state->last = backing;
         memory->backing = (Backing *)Py_NewRef((PyObject *)backing);
         memory->start = backing->start;
         memory->length = backing->length;
@@ -245,12 +255,12 @@ stand_in(State *state, const Layout *layout, PyObject *dtype)
     return array;
 }
 
+/* `face` is NULL for an ndarray. */
 static PyObject *
 build(State *state, PyObject *face, const Layout *layout, const Memory *memory,
       PyArray_Descr *descr)
 {
-    bool is_memmap = PyTuple_Check(face);
-    PyTypeObject *type = is_memmap ? state->bare_memmap_type : &PyArray_Type;
+    PyTypeObject *type = face != NULL ? state->bare_memmap_type : &PyArray_Type;
     bool writeable = layout->flags & LAYOUT_WRITEABLE && memory->writable &&
                      !(layout->flags & LAYOUT_LOCKED);
     Py_INCREF((PyObject *)descr);
@@ -269,7 +279,7 @@ build(State *state, PyObject *face, const Layout *layout, const Memory *memory,
     if (layout->flags & LAYOUT_UNALIGNED) {
         PyArray_CLEARFLAGS((PyArrayObject *)array, NPY_ARRAY_ALIGNED);
     }
-    if (is_memmap && finish_memmap(state, array, face, layout, memory) < 0) {
+    if (face != NULL && finish_memmap(state, array, face, layout, memory) < 0) {
         goto error;
     }
     return array;
@@ -287,12 +297,7 @@ rebuild(State *state, PyObject *face, PyObject *py_layout, PyObject *dtype,
     Memory memory;
     PyObject *owner = face, *array = NULL;
 
-    if (PyTuple_CheckExact(face)) {
-        if (PyTuple_Size(face) != 4) {
-            PyErr_SetString(PyExc_ValueError,
-                            "a memmap has a mapping and three attributes");
-            return NULL;
-        }
+    if (PyTuple_CheckExact(face) && PyTuple_Size(face) == 4) {
         owner = PyTuple_GetItem(face, 0);
     }
     if (layout_decode(py_layout, &layout) < 0) {
@@ -308,7 +313,8 @@ rebuild(State *state, PyObject *face, PyObject *py_layout, PyObject *dtype,
     if (descr != NULL &&
         check_bounds(&layout, PyDataType_ELSIZE(descr), &memory) == 0 &&
         apply_patches(&memory, patches) == 0) {
-        array = build(state, face, &layout, &memory, descr);
+        array =
+            build(state, face == owner ? NULL : face, &layout, &memory, descr);
     }
     Py_XDECREF((PyObject *)descr);
     Py_XDECREF((PyObject *)memory.backing);

@@ -206,9 +206,8 @@ reduce_planned(Reducer *self, PyObject *array, Plan *plan)
     }
     /* What is written into a copy of memory that others share would be lost
      * without a word: such a copy is read-only. */
-    bool shared = plan->reason != REASON_TEMPORARY && plan->backing != NULL &&
-                  plan->backing->py_token != NULL &&
-                  !backing_is_private(plan->backing);
+    bool shared =
+        plan->reason != REASON_TEMPORARY && !backing_is_private(plan->backing);
     return reduce_copy(state, array, plan,
                        !shared && plan->layout.flags & LAYOUT_WRITEABLE);
 }

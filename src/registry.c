@@ -4,6 +4,8 @@
  */
 #include "registry.h"
 
+#include "message.h"
+
 #include <string.h>
 #include <unistd.h>
 
@@ -17,6 +19,49 @@ forget(PyObject *self, PyObject *Py_UNUSED(reference))
 
 static PyMethodDef forget_method = {"forget", forget, METH_O, NULL};
 
+/* Where the pointer to `backing` among those of its owner stands; NULL when it
+ * is not there. *head is the first of them, borrowed. */
+static Backing **
+find_link(State *state, const Backing *backing, Backing **head)
+{
+    *head = NULL;
+    if (backing->py_owner_key != NULL) {
+        *head = (Backing *)PyDict_GetItemWithError(state->by_owner,
+                                                   backing->py_owner_key);
+    }
+    Backing **link = head;
+    while (*link != NULL && *link != backing) {
+        link = &(*link)->sibling;
+    }
+    return *link != NULL ? link : NULL;
+}
+
+/* Takes `backing` out of by_owner, if it is there. */
+static int
+unlink_owned(State *state, Backing *backing)
+{
+    Backing *head;
+    Backing **link = find_link(state, backing, &head);
+    if (link == NULL) {
+        return 0;
+    }
+    Backing *rest = backing->sibling;
+    if (backing != head) {
+        *link = rest;
+        backing->sibling = NULL;
+        Py_DECREF((PyObject *)backing);
+        return 0;
+    }
+    int result = rest == NULL
+                     ? PyDict_DelItem(state->by_owner, backing->py_owner_key)
+                     : PyDict_SetItem(state->by_owner, backing->py_owner_key,
+                                      (PyObject *)rest);
+    if (result == 0) {
+        Py_CLEAR(backing->sibling);
+    }
+    return result;
+}
+
 void
 registry_remove(State *state, Backing *backing)
 {
@@ -27,12 +72,7 @@ registry_remove(State *state, Backing *backing)
     if (state->last == backing) {
         state->last = NULL;
     }
-    /* Only this very backing: the key may belong to a later one by now, as
-     * addresses are used again. */
-    if (backing->py_owner_key != NULL &&
-        PyDict_GetItemWithError(state->by_owner, backing->py_owner_key) ==
-            (PyObject *)backing &&
-        PyDict_DelItem(state->by_owner, backing->py_owner_key) < 0) {
+    if (unlink_owned(state, backing) < 0) {
         PyErr_WriteUnraisable((PyObject *)backing);
     }
     if (backing->py_token != NULL &&
@@ -59,18 +99,19 @@ registry_add(State *state, Backing *backing, PyObject *owner, bool by_token)
         return -1;
     }
     backing->owner_address = owner;
-    backing->py_owner_key = PyLong_FromVoidPtr(owner);
-    if (backing->py_owner_key == NULL) {
+    PyObject *key = PyLong_FromVoidPtr(owner);
+    if (key == NULL) {
         goto error;
     }
-    Backing *earlier = registry_of_owner(state, owner);
-    if (earlier != NULL) {
-        registry_remove(state, earlier);
+    core_set(&backing->py_owner_key, key);
+    backing->sibling =
+        (Backing *)Py_XNewRef((PyObject *)registry_of_owner(state, owner));
+    if (PyDict_SetItem(state->by_owner, key, (PyObject *)backing) < 0) {
+        Py_CLEAR(backing->sibling);
+        goto error;
     }
-    if (PyDict_SetItem(state->by_owner, backing->py_owner_key,
-                       (PyObject *)backing) < 0 ||
-        (by_token && PyDict_SetItem(state->by_token, backing->py_token,
-                                    (PyObject *)backing) < 0)) {
+    if (by_token && PyDict_SetItem(state->by_token, backing->py_token,
+                                   (PyObject *)backing) < 0) {
         goto error;
     }
     return 0;
@@ -106,7 +147,10 @@ registry_after_fork(State *state)
     PyObject *key, *backing;
     Py_ssize_t position = 0;
     while (PyDict_Next(state->by_owner, &position, &key, &backing)) {
-        ((Backing *)backing)->foreign = true;
+        for (Backing *each = (Backing *)backing; each != NULL;
+             each = each->sibling) {
+            each->foreign = true;
+        }
     }
 }
 
@@ -130,14 +174,9 @@ registry_new_prefix(State *state)
     return result;
 }
 
-static bool
-covers(const Backing *backing, const char *low, const char *high)
-{
-    return low >= backing->start && high <= backing->start + backing->length;
-}
-
 /* The attributes of the outermost np.memmap in the chain of bases tell what
- * is mapped, where there is no map table. NULL: they don't, no exception. */
+ * is mapped, where there is no map table. NULL without an exception: there is
+ * none. */
 static Backing *
 from_attributes(State *state, PyArrayObject *array, char *start,
                 npy_intp length, bool readonly)
@@ -179,16 +218,26 @@ done:
     return backing;
 }
 
-/* As maptable_find, but 0 for shared memory without a name of its own, which
- * Linux shows as a file. */
+/* Linux shows shared memory without a file as files of these names. The inode
+ * number of a System V segment is its id, which a memfd may have as well. */
+static bool
+is_nameless(const char *path)
+{
+    return strcmp(path, "/dev/zero (deleted)") == 0 ||
+           (strncmp(path, "/SYSV", 5) == 0 &&
+            strcmp(path + 13, " (deleted)") == 0);
+}
+
+/* 1 and *entry if one file is mapped at [low, high); 0 if none is, and then
+ * *shared tells shared memory from all else; -1 if the system doesn't tell. */
 static int
-find_file(State *state, const char *low, const char *high, MapEntry *entry)
+find_file(State *state, const char *low, const char *high, MapEntry *entry,
+          bool *shared)
 {
     int found =
         maptable_find(&state->maptable, (uintptr_t)low, (uintptr_t)high, entry);
-    return found == 1 && strcmp(entry->path, "/dev/zero (deleted)") == 0
-               ? 0
-               : found;
+    *shared = found == 1 && is_nameless(entry->path);
+    return *shared ? 0 : found;
 }
 
 /* New reference: the backing of all of an mmap.mmap. */
@@ -207,7 +256,8 @@ of_mmap(State *state, PyArrayObject *array, PyObject *owner)
     PyBuffer_Release(&buffer);
 
     Backing *backing = NULL;
-    int found = find_file(state, start, start + length, &entry);
+    bool shared;
+    int found = find_file(state, start, start + length, &entry, &shared);
     if (found == 1) {
         entry.writable &= !readonly;
         backing = backing_new(state, start, length, &entry, false);
@@ -215,45 +265,13 @@ of_mmap(State *state, PyArrayObject *array, PyObject *owner)
         backing = from_attributes(state, array, start, length, readonly);
     }
     if (backing == NULL && !PyErr_Occurred()) {
-        backing = backing_new_without_file(state, start, length,
-                                           found < 0 ? REASON_NO_MAPTABLE
-                                                     : REASON_ANONYMOUS);
+        /* Where nobody tells, it is shared: most are. */
+        backing = backing_new_without_file(
+            state, start, length,
+            found < 0 ? REASON_NO_MAPTABLE : REASON_ANONYMOUS,
+            found < 0 || shared ? 0 : BACKING_PRIVATE);
     }
     return backing;
-}
-
-/* `backing` shows what `entry` says: its memory was not mapped anew. */
-static bool
-still_shows(const Backing *backing, const MapEntry *entry)
-{
-    return backing->has_id && backing->id.ino == entry->inode &&
-           (uintptr_t)backing->start == entry->start &&
-           backing->file_offset == entry->file_offset &&
-           backing_is_writable(backing) == entry->writable &&
-           backing_is_private(backing) == !entry->shared;
-}
-
-/* New reference: the backing of the mapping around [low, high), whatever
- * object it belongs to. *fresh is false when `known` is it still. */
-static Backing *
-of_address(State *state, Backing *known, char *low, char *high, bool *fresh)
-{
-    MapEntry entry;
-    *fresh = true;
-    int found = find_file(state, low, high, &entry);
-    if (found == 1) {
-        if (known != NULL && covers(known, low, high) &&
-            still_shows(known, &entry)) {
-            *fresh = false;
-            return (Backing *)Py_NewRef((PyObject *)known);
-        }
-        return backing_new(state, (char *)entry.start,
-                           (npy_intp)(entry.end - entry.start), &entry, true);
-    }
-    return backing_new_without_file(
-        state, low, high - low,
-        found < 0 && maptable_is_expected(&state->maptable) ? REASON_NO_MAPTABLE
-                                                            : REASON_MEMORY);
 }
 
 /* The object that registers a backing: the owner, or the last array before an
@@ -273,16 +291,40 @@ add_owned(State *state, Backing *backing, const Owner *owner)
     return registry_add(state, backing, owner->last_array, by_token);
 }
 
+/* The map still is at the address of `known`: 1, 0 or -1. An mmap.mmap can be
+ * resized, and then it moves. */
+static int
+is_unmoved(const Backing *known, PyObject *map)
+{
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(map, &buffer, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    bool same = buffer.buf == known->start && buffer.len == known->length;
+    PyBuffer_Release(&buffer);
+    return same;
+}
+
+/* New reference: the backing of the mmap.mmap that holds the array. */
 static Backing *
-find_mmap(State *state, PyArrayObject *array, const Owner *owner, char *low,
-          char *high)
+find_mmap(State *state, PyArrayObject *array, const Owner *owner,
+          uint64_t message)
 {
     Backing *known = state->last;
     if (known == NULL || known->owner_address != owner->object) {
         known = registry_of_owner(state, owner->object);
     }
-    if (known == NULL || !(low == high || covers(known, low, high))) {
-        Backing *before = known;
+    if (known != NULL && known->checked != message) {
+        int unmoved = is_unmoved(known, owner->object);
+        if (unmoved < 0) {
+            return NULL;
+        }
+        if (!unmoved) {
+            registry_remove(state, known);
+            known = NULL;
+        }
+    }
+    if (known == NULL) {
         Backing *fresh = of_mmap(state, array, owner->object);
         if (fresh == NULL) {
             return NULL;
@@ -290,7 +332,7 @@ find_mmap(State *state, PyArrayObject *array, const Owner *owner, char *low,
         /* That has released the GIL: another thread may have been quicker, and
          * its token may be in a message already. */
         known = registry_of_owner(state, owner->object);
-        if (known == NULL || known == before) {
+        if (known == NULL) {
             if (add_owned(state, fresh, owner) < 0) {
                 Py_DECREF((PyObject *)fresh);
                 return NULL;
@@ -303,26 +345,86 @@ find_mmap(State *state, PyArrayObject *array, const Owner *owner, char *low,
     return (Backing *)Py_NewRef((PyObject *)known);
 }
 
+/* Borrowed: the first backing of `owner` that has some of [low, high). */
 static Backing *
-find_other(State *state, const Owner *owner, char *low, char *high)
+find_overlapping(State *state, const Owner *owner, const char *low,
+                 const char *high)
 {
-    bool fresh;
-    bool slow = maptable_is_slow(&state->maptable);
-    Backing *known = registry_of_owner(state, owner->object);
-    if (known == NULL) {
-        known = registry_of_owner(state, owner->last_array);
+    Backing *each = registry_of_owner(state, owner->object);
+    if (each == NULL) {
+        each = registry_of_owner(state, owner->last_array);
     }
-    /* An answer is asked for again each time: an unknown owner may map its
-     * memory anew. Not so where an answer takes up to a millisecond. */
-    if (slow && known != NULL && covers(known, low, high)) {
+    for (; each != NULL; each = each->sibling) {
+        const char *end = each->start + each->length;
+        if (low == high ? backing_covers(each, low, high)
+                        : low < end && high > each->start) {
+            return each;
+        }
+    }
+    return NULL;
+}
+
+/* `known`, which may be NULL, holds [low, high) and is what is mapped there. */
+static bool
+is_shown_by(const Backing *known, const char *low, const char *high,
+            const MapEntry *entry)
+{
+    return known != NULL && backing_covers(known, low, high) &&
+           backing_shows(known, entry);
+}
+
+/* New reference: the backing of the memory around [low, high), which an owner
+ * that we don't know may map anew at any time: so the system is asked for each
+ * array or, where an answer takes up to a millisecond, once a message. */
+static Backing *
+find_other(State *state, const Owner *owner, const char *low, const char *high,
+           uint64_t message)
+{
+    MapEntry entry;
+    bool shared;
+    bool slow = maptable_is_slow(&state->maptable);
+    Backing *known = find_overlapping(state, owner, low, high);
+    if (slow && known != NULL && backing_covers(known, low, high) &&
+        known->located == message && !message_is_implicit(message)) {
         return (Backing *)Py_NewRef((PyObject *)known);
     }
-    Backing *backing = of_address(state, known, low, high, &fresh);
-    if (backing == NULL) {
-        return NULL;
+    Backing *backing = NULL;
+    int found = find_file(state, low, high, &entry, &shared);
+    if (found == 1) {
+        if (!is_shown_by(known, low, high, &entry)) {
+            backing =
+                backing_new(state, (char *)entry.start,
+                            (npy_intp)(entry.end - entry.start), &entry, true);
+            if (backing == NULL) {
+                return NULL;
+            }
+            /* That has released the GIL: see find_mmap. */
+            known = find_overlapping(state, owner, low, high);
+        }
+        if (is_shown_by(known, low, high, &entry)) {
+            Py_XDECREF((PyObject *)backing);
+            known->located = message;
+            return (Backing *)Py_NewRef((PyObject *)known);
+        }
+    } else {
+        bool expected = maptable_is_expected(&state->maptable);
+        backing = backing_new_without_file(
+            state, (char *)low, high - low,
+            found < 0 && expected ? REASON_NO_MAPTABLE : REASON_MEMORY,
+            shared ? 0 : BACKING_PRIVATE);
+        if (backing == NULL) {
+            return NULL;
+        }
     }
-    bool has_file = backing->py_token != NULL;
-    if (fresh && (has_file || slow) && add_owned(state, backing, owner) < 0) {
+    backing->located = message;
+    /* What the owner had there before is gone. */
+    low = backing->start;
+    high = low + backing->length;
+    while ((known = find_overlapping(state, owner, low, high)) != NULL) {
+        registry_remove(state, known);
+    }
+    if ((found == 1 || slow) && low < high &&
+        add_owned(state, backing, owner) < 0) {
         Py_DECREF((PyObject *)backing);
         return NULL;
     }
@@ -331,8 +433,9 @@ find_other(State *state, const Owner *owner, char *low, char *high)
 
 Backing *
 registry_find(State *state, PyArrayObject *array, const Owner *owner, char *low,
-              char *high)
+              char *high, uint64_t message)
 {
-    return owner->kind == OWNER_MMAP ? find_mmap(state, array, owner, low, high)
-                                     : find_other(state, owner, low, high);
+    return owner->kind == OWNER_MMAP
+               ? find_mmap(state, array, owner, message)
+               : find_other(state, owner, low, high, message);
 }

@@ -5,14 +5,14 @@
 #include "backing.h"
 #include "owner.h"
 
-/* New reference: the backing that holds [low, high) of `array`, whose owner is
- * `owner`; made and registered when it is new. Its `reason` says whether it
- * has a file. NULL with an exception. */
+/* New reference: the backing of the memory of `array`, which is [low, high) and
+ * has the owner `owner`; made and registered when it is new. Its `reason` says
+ * whether it has a file. NULL with an exception. */
 Backing *registry_find(State *state, PyArrayObject *array, const Owner *owner,
-                       char *low, char *high);
+                       char *low, char *high, uint64_t message);
 
-/* Borrowed: the backing registered for `owner`, or NULL without an exception
- * when there is none. */
+/* Borrowed: the first of the backings registered for `owner` (an mmap.mmap has
+ * one), or NULL without an exception when there is none. */
 Backing *registry_of_owner(State *state, PyObject *owner);
 
 /* Borrowed: the backing of a shared mapping, or NULL without an exception. */
