@@ -5,6 +5,7 @@
 
 #include "backing.h"
 #include "errors.h"
+#include "locator.h"
 #include "message.h"
 #include "registry.h"
 
@@ -20,6 +21,7 @@ typedef struct {
     uint64_t file_offset;
     npy_intp length;
     unsigned access;
+    long pid;
 } Reference;
 
 static int
@@ -36,12 +38,13 @@ check_bytes(PyObject *object, const char *name)
 static int
 parse(PyObject *args, Reference *ref)
 {
-    PyObject *py_id, *py_offset, *py_length, *py_access;
+    PyObject *py_id, *py_offset, *py_length, *py_access, *py_pid;
     char *locator;
     Py_ssize_t locator_size;
-    if (!PyArg_ParseTuple(args, "OOOO!O!O!:attach", &ref->py_token,
+    if (!PyArg_ParseTuple(args, "OOOO!O!O!O!:attach", &ref->py_token,
                           &ref->py_locator, &py_id, &PyLong_Type, &py_offset,
-                          &PyLong_Type, &py_length, &PyLong_Type, &py_access)) {
+                          &PyLong_Type, &py_length, &PyLong_Type, &py_access,
+                          &PyLong_Type, &py_pid)) {
         return -1;
     }
     if (check_bytes(ref->py_token, "token") < 0 ||
@@ -53,6 +56,7 @@ parse(PyObject *args, Reference *ref)
     long long offset = PyLong_AsLongLong(py_offset);
     long long length = PyLong_AsLongLong(py_length);
     long access = PyLong_AsLong(py_access);
+    ref->pid = PyLong_AsLong(py_pid);
     if (PyErr_Occurred()) {
         if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
             goto damaged;
@@ -65,7 +69,7 @@ parse(PyObject *args, Reference *ref)
         memchr(locator, '\0', (size_t)locator_size) != NULL || offset < 0 ||
         offset % page != 0 || length <= 0 || length > NPY_MAX_INTP ||
         __builtin_add_overflow(offset, length, &end) || access < 0 ||
-        access > BACKING_ALL_ACCESS) {
+        access > BACKING_ALL_ACCESS || ref->pid <= 0) {
         goto damaged;
     }
     ref->locator = locator;
@@ -147,32 +151,53 @@ find_known(State *state, const Reference *ref)
     return owner;
 }
 
-/* A checked descriptor on the file, or -1 with an exception. */
+/* A descriptor on the file, or -1 with an exception. */
+static int
+find_file(State *state, const Reference *ref, FileStatus *status)
+{
+    FileStatus other;
+    bool writable = ref->access == BACKING_WRITABLE;
+    int fd = fileid_open(ref->locator, writable, status);
+    int error = errno;
+    if (fd >= 0 && fileid_equal(&status->id, &ref->id)) {
+        return fd;
+    }
+    /* Unlinked or replaced since: the sender may still have it open. */
+    if (fd >= 0 || error == ENOENT || error == ENOTDIR || error == EINVAL) {
+        int found = locator_open_fd_of(ref->pid, &ref->id, writable, &other);
+        if (found >= 0) {
+            if (fd >= 0) {
+                close(fd);
+            }
+            *status = other;
+            return found;
+        }
+    }
+    if (fd < 0) {
+        errors_set_open(state, ref->locator, fileid_format(&ref->id), error);
+        return -1;
+    }
+    close(fd);
+    errors_set_backing(state->replaced_error,
+                       "the path of the mapped file leads elsewhere now",
+                       ref->locator, fileid_format(&ref->id),
+                       fileid_format(&status->id), 0);
+    return -1;
+}
+
+/* The same, and the file is long enough. */
 static int
 open_file(State *state, const Reference *ref)
 {
     FileStatus status;
-    bool writable = ref->access == BACKING_WRITABLE;
-    int fd = fileid_open(ref->locator, writable, &status);
-    if (fd < 0) {
-        int error = errno;
-        errors_set_open(state, ref->locator, fileid_format(&ref->id), error);
+    int64_t end = (int64_t)ref->file_offset + ref->length;
+    int fd = find_file(state, ref, &status);
+    if (fd >= 0 && status.size < end) {
+        errors_set_truncated(state, ref->locator, end, status.size);
+        close(fd);
         return -1;
     }
-    if (!fileid_equal(&status.id, &ref->id)) {
-        errors_set_backing(state->replaced_error,
-                           "the path of the mapped file leads elsewhere now",
-                           ref->locator, fileid_format(&ref->id),
-                           fileid_format(&status.id), 0);
-    } else if (status.size < (int64_t)ref->file_offset + ref->length) {
-        errors_set_truncated(state, ref->locator,
-                             (int64_t)ref->file_offset + ref->length,
-                             status.size);
-    } else {
-        return fd;
-    }
-    close(fd);
-    return -1;
+    return fd;
 }
 
 /* Makes a typed error of what mmap.mmap has raised, where it is about the file:
@@ -256,7 +281,7 @@ map_and_register(State *state, const Reference *ref, int fd)
     }
     backing = backing_new_attached(state, start, length, ref->file_offset,
                                    ref->access, &ref->id, ref->py_locator,
-                                   ref->py_token);
+                                   ref->py_token, ref->pid);
     if (backing == NULL || registry_add(state, backing, map,
                                         !(ref->access & BACKING_PRIVATE)) < 0) {
         goto error;

@@ -73,8 +73,9 @@ accept(Backing *backing, const char *path, const FileStatus *status)
     }
     bool writable =
         backing_is_writable(backing) && !backing_is_private(backing);
-    backing->reason =
-        fileid_access(path, writable) == 0 ? REASON_NONE : REASON_FORBIDDEN;
+    bool allowed = fileid_access(path, writable) == 0 &&
+                   !(writable && locator_is_sealed(backing->fd));
+    backing->reason = allowed ? REASON_NONE : REASON_FORBIDDEN;
     return set_locator(backing, path);
 }
 
@@ -181,6 +182,7 @@ allocate(State *state, char *start, npy_intp length, PyObject *py_token)
     self->length = length;
     self->py_token = py_token;
     self->fd = -1;
+    self->pid = (long)getpid();
     return self;
 }
 
@@ -249,7 +251,7 @@ backing_new_without_file(State *state, char *start, npy_intp length,
 Backing *
 backing_new_attached(State *state, char *start, npy_intp length,
                      uint64_t file_offset, unsigned access, const FileId *id,
-                     PyObject *locator, PyObject *py_token)
+                     PyObject *locator, PyObject *py_token, long pid)
 {
     Backing *self = allocate(state, start, length, Py_NewRef(py_token));
     if (self == NULL) {
@@ -261,6 +263,7 @@ backing_new_attached(State *state, char *start, npy_intp length,
     self->has_id = true;
     self->id = *id;
     self->locator = Py_NewRef(locator);
+    self->pid = pid;
     return self;
 }
 
@@ -294,6 +297,7 @@ backing_dealloc(Backing *self)
     Py_XDECREF(self->py_owner_key);
     Py_XDECREF(self->py_token);
     Py_XDECREF(self->locator);
+    ranges_clear(&self->sent);
     if (self->fd >= 0) {
         close(self->fd);
     }
@@ -331,9 +335,10 @@ backing_reduce(Backing *self, PyObject *Py_UNUSED(ignored))
     if (id == NULL) {
         return NULL;
     }
-    return Py_BuildValue(
-        "O(OONKnI)", state->attach, self->py_token, self->locator, id,
-        (unsigned long long)self->file_offset, self->length, self->access);
+    return Py_BuildValue("O(OONKnIl)", state->attach, self->py_token,
+                         self->locator, id,
+                         (unsigned long long)self->file_offset, self->length,
+                         self->access, self->pid);
 }
 
 static PyMethodDef backing_methods[] = {

@@ -4,6 +4,7 @@
 #define SAMEMAP_BACKING_H
 
 #include "fileid.h"
+#include "ranges.h"
 #include "state.h"
 
 extern PyType_Spec backing_spec;
@@ -40,8 +41,13 @@ struct Backing {
     FileId id;
     Reason reason;     /* why it can't be referenced; NONE: it can */
     PyObject *locator; /* bytes: the path that a receiver opens, or NULL */
+    long pid;          /* of the process that mapped it first */
     int fd;            /* our duplicate of a descriptor on the file, or -1 */
     uint64_t checked;  /* number of the message in which it was last checked */
+    /* Of a private map: the parts whose modified bytes are in the message of
+     * that number already. */
+    Ranges sent;
+    uint64_t sent_message;
     /* For np.memmap: the tuple (backing, filename, offset, mode) that the
      * pickler memoises, good while the attributes are the same objects. */
     PyObject *face;
@@ -73,7 +79,7 @@ Backing *backing_new_without_file(State *state, char *start, npy_intp length,
 Backing *backing_new_attached(State *state, char *start, npy_intp length,
                               uint64_t file_offset, unsigned access,
                               const FileId *id, PyObject *locator,
-                              PyObject *py_token);
+                              PyObject *py_token, long pid);
 
 /* Sets how a receiver reaches the file (`locator`), or why it can't
  * (`reason`), as of now; once a message. 0, or -1 with an exception: the

@@ -36,8 +36,8 @@ put_backing(PyObject *dict, const Backing *backing)
             backing->has_id ? fileid_format(&backing->id)
                             : PyUnicode_FromString("unknown")) < 0 ||
         put(dict, "sharing", PyUnicode_FromString(access)) < 0 ||
-        put(dict, "writable", PyBool_FromLong(backing_is_writable(backing))) <
-            0 ||
+        put(dict, "map_writable",
+            PyBool_FromLong(backing_is_writable(backing))) < 0 ||
         put(dict, "map_offset",
             PyLong_FromUnsignedLongLong(backing->file_offset)) < 0 ||
         put(dict, "map_length", PyLong_FromSsize_t(backing->length)) < 0) {

@@ -6,6 +6,8 @@
  */
 #include "layout.h"
 
+#include <string.h>
+
 #define HEADER_SIZE 3
 #define VARINT_MAX 10 /* bytes that 64 bits take, 7 at a time */
 #define ENCODED_MAX (HEADER_SIZE + VARINT_MAX * (1 + 2 * LAYOUT_MAX_DIMS))
@@ -128,6 +130,52 @@ layout_nbytes(int ndim, const npy_intp *shape, npy_intp itemsize)
         }
     }
     return nbytes;
+}
+
+/* `size` bytes at `strided` and `flat` become the same. */
+static void
+copy_run(char *strided, char *flat, size_t size, bool gather)
+{
+    if (gather) {
+        memcpy(flat, strided, size);
+    } else {
+        memcpy(strided, flat, size);
+    }
+}
+
+/* Returns the end of what was copied. `axis` and the pointers go down the
+ * axes. */
+static char *
+copy_elements(const Layout *layout, npy_intp itemsize, int axis, char *strided,
+              char *flat, bool gather)
+{
+    npy_intp run = itemsize;
+    if (axis == layout->ndim - 1 && layout->strides[axis] == itemsize) {
+        run *= layout->shape[axis];
+    } else if (axis < layout->ndim) {
+        for (npy_intp i = 0; i < layout->shape[axis]; i++) {
+            flat = copy_elements(layout, itemsize, axis + 1,
+                                 strided + i * layout->strides[axis], flat,
+                                 gather);
+        }
+        return flat;
+    }
+    copy_run(strided, flat, (size_t)run, gather);
+    return flat + run;
+}
+
+void
+layout_gather(const Layout *layout, npy_intp itemsize, const char *first,
+              char *flat)
+{
+    copy_elements(layout, itemsize, 0, (char *)first, flat, true);
+}
+
+void
+layout_scatter(const Layout *layout, npy_intp itemsize, char *first,
+               const char *flat)
+{
+    copy_elements(layout, itemsize, 0, first, (char *)flat, false);
 }
 
 PyObject *

@@ -43,6 +43,13 @@ int layout_bounds(int ndim, const npy_intp *shape, const npy_intp *strides,
 /* Number of bytes in all elements, or -1 (no exception set) on overflow. */
 npy_intp layout_nbytes(int ndim, const npy_intp *shape, npy_intp itemsize);
 
+/* Copies the bytes of all elements, in C order, from around element [0, 0, ...]
+ * at `first` to `flat`, and back. */
+void layout_gather(const Layout *layout, npy_intp itemsize, const char *first,
+                   char *flat);
+void layout_scatter(const Layout *layout, npy_intp itemsize, char *first,
+                    const char *flat);
+
 /* New reference to `layout` as bytes, or NULL. */
 PyObject *layout_encode(const Layout *layout);
 

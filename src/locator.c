@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -13,6 +14,9 @@
 #include <sys/prctl.h>
 #include <sys/sysmacros.h>
 #endif
+
+/* F_SEAL_FUTURE_WRITE of Linux 5.1, which older headers don't have. */
+#define SEAL_FUTURE_WRITE 0x0010
 
 static bool
 same_device(const MapEntry *entry, const FileStatus *status)
@@ -53,6 +57,15 @@ locator_matches(State *state, const MapEntry *entry, const char *path,
     return same_device(entry, status) || probe(state, entry, path);
 }
 
+/* The number that a name in /proc/<pid>/fd is, or -1 ("."). */
+static int
+parse_fd(const char *name)
+{
+    char *end;
+    long fd = strtol(name, &end, 10);
+    return end != name && *end == '\0' && fd <= INT_MAX ? (int)fd : -1;
+}
+
 int
 locator_find_fd(State *state, const MapEntry *entry, FileStatus *status)
 {
@@ -62,17 +75,16 @@ locator_find_fd(State *state, const MapEntry *entry, FileStatus *status)
         return -1;
     }
     for (struct dirent *item; (item = readdir(directory)) != NULL;) {
-        char *end, path[64];
-        long fd = strtol(item->d_name, &end, 10);
-        if (end == item->d_name || *end != '\0' ||
-            fileid_fstat((int)fd, status) < 0) {
+        char path[64];
+        int fd = parse_fd(item->d_name);
+        if (fd < 0 || fileid_fstat(fd, status) < 0) {
             continue;
         }
-        snprintf(path, sizeof(path), "/proc/self/fd/%ld", fd);
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
         if (!locator_matches(state, entry, path, status)) {
             continue;
         }
-        found = fcntl((int)fd, F_DUPFD_CLOEXEC, 3);
+        found = fcntl(fd, F_DUPFD_CLOEXEC, 3);
         /* Another thread may have closed and reused the number since. */
         FileId seen = status->id;
         if (found >= 0 && (fileid_fstat(found, status) < 0 ||
@@ -86,6 +98,50 @@ locator_find_fd(State *state, const MapEntry *entry, FileStatus *status)
     }
     closedir(directory);
     return found;
+}
+
+int
+locator_open_fd_of(long pid, const FileId *id, bool writable,
+                   FileStatus *status)
+{
+    int found = -1;
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%ld/fd", pid);
+    DIR *directory = opendir(path);
+    if (directory == NULL) {
+        return -1;
+    }
+    for (struct dirent *item; (item = readdir(directory)) != NULL;) {
+        int fd = parse_fd(item->d_name);
+        snprintf(path, sizeof(path), "/proc/%ld/fd/%d", pid, fd);
+        if (fd < 0 || fileid_stat(path, status) < 0 ||
+            !fileid_equal(&status->id, id)) {
+            continue;
+        }
+        found = fileid_open(path, writable, status);
+        /* It may have been closed, and the number reused, since. */
+        if (found >= 0 && fileid_equal(&status->id, id)) {
+            break;
+        }
+        if (found >= 0) {
+            close(found);
+            found = -1;
+        }
+    }
+    closedir(directory);
+    return found;
+}
+
+bool
+locator_is_sealed(int fd)
+{
+#ifdef F_GET_SEALS
+    int seals = fd >= 0 ? fcntl(fd, F_GET_SEALS) : -1;
+    return seals >= 0 && seals & (F_SEAL_WRITE | SEAL_FUTURE_WRITE);
+#else
+    (void)fd;
+    return false;
+#endif
 }
 
 bool

@@ -17,6 +17,14 @@ bool locator_matches(State *state, const MapEntry *entry, const char *path,
  * `entry`; -1 when there is none. Sets *status. */
 int locator_find_fd(State *state, const MapEntry *entry, FileStatus *status);
 
+/* A descriptor on the file `id`, opened by one that process `pid` has on it; -1
+ * when it has none, or we may not look. Sets *status. */
+int locator_open_fd_of(long pid, const FileId *id, bool writable,
+                       FileStatus *status);
+
+/* A memfd that may not be mapped writable again. */
+bool locator_is_sealed(int fd);
+
 /* The path by which other processes of this user reach `fd`, into `path`.
  * False when they can't: no /proc, or this process is not dumpable. */
 bool locator_of_fd(int fd, char *path, size_t size);

@@ -3,15 +3,13 @@
 #include "plan.h"
 
 #include "errors.h"
+#include "message.h"
 #include "owner.h"
 #include "pagemap.h"
 #include "registry.h"
 
 #include <string.h>
 #include <unistd.h>
-
-/* Modified pages go along up to the size of the view or this, in bytes. */
-#define PATCHES_MAX (1 << 20)
 
 #define JOBLIB_FOLDER "joblib_memmapping_folder_"
 
@@ -51,27 +49,24 @@ snapshot(State *state, PyArrayObject *array, Plan *plan)
     return 0;
 }
 
-/* Offset of element [0, 0, ...], and that all elements lie in the backing. */
-static int
+/* Sets the offset of element [0, 0, ...]. False: an element lies outside the
+ * backing, where memory goes on for the rest of the file's last page. */
+static bool
 place(Plan *plan)
 {
     const Backing *backing = plan->backing;
-    char *data = plan->data, *end = backing->start + backing->length;
+    char *end = backing->start + backing->length;
     if (plan->low == plan->high) {
         /* No element: where it points is of no account (`memmap[:0]`). */
-        data = data < backing->start ? backing->start : data > end ? end : data;
-        plan->data = plan->low = plan->high = data;
-    } else if (plan->low < backing->start || plan->high > end) {
-        PyErr_Format(PyExc_ValueError,
-                     "the array reaches outside the memory of its base: bytes "
-                     "%zd to %zd of %zd",
-                     (Py_ssize_t)(plan->low - backing->start),
-                     (Py_ssize_t)(plan->high - backing->start),
-                     (Py_ssize_t)backing->length);
-        return -1;
+        if (plan->data < backing->start) {
+            plan->data = backing->start;
+        } else if (plan->data > end) {
+            plan->data = end;
+        }
+        plan->low = plan->high = plan->data;
     }
     plan->layout.offset = plan->data - backing->start;
-    return 0;
+    return backing_covers(backing, plan->low, plan->high);
 }
 
 /* joblib's temporary files are in folders of this name, for every user. */
@@ -110,14 +105,35 @@ backward_reason(const Backing *backing)
     return backing->reason;
 }
 
-/* Appends (offset, bytes) of the modified page bytes in `range`. */
-static int
-add_patch(PyObject *patches, const Plan *plan, const PageRange *range)
+/* What of the backing's modified bytes the message has already. */
+static Ranges *
+get_sent(const Plan *plan)
 {
-    char *low = (char *)range->start, *high = (char *)range->end;
-    low = low < plan->low ? plan->low : low;
-    high = high > plan->high ? plan->high : high;
-    PyObject *offset = PyLong_FromSsize_t(low - plan->backing->start);
+    Backing *backing = plan->backing;
+    if (backing->sent_message != plan->message ||
+        message_is_implicit(plan->message)) {
+        ranges_clear(&backing->sent);
+        backing->sent_message = plan->message;
+    }
+    return &backing->sent;
+}
+
+int
+plan_mark_sent(const Plan *plan)
+{
+    if (plan->backing == NULL || !backing_is_private(plan->backing) ||
+        plan->elements) {
+        return 0;
+    }
+    return ranges_add(get_sent(plan), plan->low, plan->high);
+}
+
+/* Appends (offset, bytes) of [low, high) in the backing: 0 or -1. */
+static int
+add_patch(PyObject *patches, const Backing *backing, const char *low,
+          const char *high)
+{
+    PyObject *offset = PyLong_FromSsize_t(low - backing->start);
     PyObject *bytes = PyBytes_FromStringAndSize(low, high - low);
     int result = -1;
     if (offset != NULL && bytes != NULL &&
@@ -130,39 +146,61 @@ add_patch(PyObject *patches, const Plan *plan, const PageRange *range)
     return result;
 }
 
-/* Collects the pages of the view that are not the file's any more. */
+/* Appends the modified bytes of `gap`, a part of the view's memory, as long as
+ * there are no more than the view's elements have, and adds to *total: 0, or
+ * -1 with an exception. */
+static int
+patch_gap(PyObject *patches, Plan *plan, const Range *gap, npy_intp *total)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t low = (uintptr_t)gap->low / page * page;
+    uintptr_t high = ((uintptr_t)gap->high + page - 1) / page * page;
+    PageRange pages;
+    int found;
+    while ((found = pagemap_next_modified(low, high, &pages)) == 1) {
+        char *start = (char *)pages.start, *end = (char *)pages.end;
+        start = start < gap->low ? gap->low : start;
+        end = end > gap->high ? gap->high : end;
+        *total += end - start;
+        plan->elements = *total > plan->nbytes;
+        if (!backing_is_writable(plan->backing)) {
+            plan->reason = REASON_MODIFIED;
+        }
+        if (plan->elements || plan->reason != REASON_NONE) {
+            return 0;
+        }
+        if (add_patch(patches, plan->backing, start, end) < 0) {
+            return -1;
+        }
+        low = pages.end;
+    }
+    if (found < 0) {
+        plan->reason = REASON_NO_PAGEMAP;
+    }
+    return 0;
+}
+
+/* Collects the bytes of the view's memory that are not the file's any more and
+ * not in the message yet. */
 static int
 collect_patches(Plan *plan)
 {
-    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t low = (uintptr_t)plan->low / page * page;
-    uintptr_t high = ((uintptr_t)plan->high + page - 1) / page * page;
-    npy_intp limit = plan->nbytes > PATCHES_MAX ? plan->nbytes : PATCHES_MAX;
+    const Ranges *sent = get_sent(plan);
     npy_intp total = 0;
-    PageRange range;
-    int found;
-
+    Range gap = {NULL, plan->low};
     PyObject *patches = PyList_New(0);
     if (patches == NULL) {
         return -1;
     }
-    while ((found = pagemap_next_modified(low, high, &range)) == 1) {
-        total += (npy_intp)(range.end - range.start);
-        /* The pages at both ends count whole; the view may lie inside one. */
-        if (!backing_is_writable(plan->backing) ||
-            total > limit + 2 * (npy_intp)page) {
-            plan->reason = REASON_MODIFIED;
-            break;
-        }
-        if (add_patch(patches, plan, &range) < 0) {
+    while (plan->reason == REASON_NONE && !plan->elements &&
+           ranges_find_gap(sent, gap.high, plan->high, &gap)) {
+        if (patch_gap(patches, plan, &gap, &total) < 0) {
             Py_DECREF(patches);
             return -1;
         }
-        low = range.end;
     }
-    if (found < 0) {
-        plan->reason = REASON_NO_PAGEMAP;
-    } else if (found == 0 && PyList_Size(patches) > 0) {
+    if (plan->reason == REASON_NONE && !plan->elements &&
+        PyList_Size(patches) > 0) {
         plan->patches = PyList_AsTuple(patches);
     }
     Py_DECREF(patches);
@@ -178,6 +216,8 @@ plan_make(State *state, PyArrayObject *array, Direction direction,
     plan->backing = NULL;
     plan->descr = NULL;
     plan->patches = NULL;
+    plan->elements = false;
+    plan->message = message;
 
     if (snapshot(state, array, plan) < 0) {
         return -1;
@@ -197,17 +237,26 @@ plan_make(State *state, PyArrayObject *array, Direction direction,
     if (owner.kind == OWNER_MEMORY) {
         return 0;
     }
-    if (owner.locked) {
+    /* Whoever else owns the memory may have given it read-only. */
+    if (owner.locked ||
+        (owner.kind != OWNER_MMAP &&
+         !PyArray_ISWRITEABLE((PyArrayObject *)owner.last_array))) {
         plan->layout.flags |= LAYOUT_LOCKED;
     }
     plan->backing =
         registry_find(state, array, &owner, plan->low, plan->high, message);
-    if (plan->backing == NULL || place(plan) < 0 ||
-        backing_check(plan->backing, message) < 0) {
+    if (plan->backing == NULL) {
+        return -1;
+    }
+    bool inside = place(plan);
+    if (backing_check(plan->backing, message) < 0) {
         return -1;
     }
     plan->reason = direction == BACKWARD ? backward_reason(plan->backing)
                                          : plan->backing->reason;
+    if (plan->reason == REASON_NONE && !inside) {
+        plan->reason = REASON_OUTSIDE;
+    }
     if (plan->reason == REASON_NONE && backing_is_private(plan->backing)) {
         return collect_patches(plan);
     }

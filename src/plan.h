@@ -15,6 +15,9 @@ typedef struct {
     Backing *backing;     /* owned; NULL in ordinary memory */
     PyArray_Descr *descr; /* owned */
     PyObject *patches;    /* owned tuple (offset, bytes, ...) or NULL */
+    bool elements;        /* modified, but its own bytes are fewer than those
+                           * of the modified pages: they go along instead */
+    uint64_t message;     /* its number */
     char *data;           /* address of element [0, 0, ...] */
     char *low, *high;     /* addresses that the elements span */
     npy_intp nbytes;      /* of all elements */
@@ -22,10 +25,13 @@ typedef struct {
 } Plan;
 
 /* Decides for `array`. 0, or -1 with an exception: the file has become shorter
- * than the map, the array reaches outside its memory, ... `plan_clear` in
- * both cases. */
+ * than the map, its strides overflow, ... `plan_clear` in both cases. */
 int plan_make(State *state, PyArrayObject *array, Direction direction,
               uint64_t message, Plan *plan);
 void plan_clear(Plan *plan);
+
+/* The patches of a plan are in its message: those of later views leave them
+ * out. 0, or -1 with an exception. */
+int plan_mark_sent(const Plan *plan);
 
 #endif

@@ -128,9 +128,11 @@ outside:
     return -1;
 }
 
-/* Writes (offset, bytes, ...) into a private map: 0 or -1. */
+/* Writes (offset, bytes, ...) into a private map; for offset None the bytes
+ * are those of the elements, in C order. 0 or -1. */
 static int
-apply_patches(const Memory *memory, PyObject *patches)
+apply_patches(const Memory *memory, const Layout *layout, npy_intp itemsize,
+              PyObject *patches)
 {
     if (patches == Py_None) {
         return 0;
@@ -148,11 +150,21 @@ apply_patches(const Memory *memory, PyObject *patches)
                             "patches must be pairs of offset and bytes");
             return -1;
         }
+        Py_ssize_t size = PyBytes_Size(bytes);
+        if (PyTuple_GetItem(patches, i) == Py_None) {
+            if (size != layout_nbytes(layout->ndim, layout->shape, itemsize)) {
+                PyErr_SetString(PyExc_ValueError,
+                                "a patch must have the bytes of all elements");
+                return -1;
+            }
+            layout_scatter(layout, itemsize, memory->start + layout->offset,
+                           PyBytes_AsString(bytes));
+            continue;
+        }
         Py_ssize_t offset = PyLong_AsSsize_t(PyTuple_GetItem(patches, i));
         if (offset == -1 && PyErr_Occurred()) {
             return -1;
         }
-        Py_ssize_t size = PyBytes_Size(bytes);
         if (offset < 0 || size > memory->length ||
             offset > memory->length - size) {
             PyErr_SetString(PyExc_ValueError,
@@ -310,9 +322,9 @@ rebuild(State *state, PyObject *face, PyObject *py_layout, PyObject *dtype,
         return NULL;
     }
     PyArray_Descr *descr = get_descr(state, &layout, dtype);
-    if (descr != NULL &&
-        check_bounds(&layout, PyDataType_ELSIZE(descr), &memory) == 0 &&
-        apply_patches(&memory, patches) == 0) {
+    npy_intp itemsize = descr != NULL ? PyDataType_ELSIZE(descr) : 0;
+    if (descr != NULL && check_bounds(&layout, itemsize, &memory) == 0 &&
+        apply_patches(&memory, &layout, itemsize, patches) == 0) {
         array =
             build(state, face == owner ? NULL : face, &layout, &memory, descr);
     }

@@ -129,6 +129,28 @@ count(const Reducer *self, Count *counter, npy_intp nbytes)
 }
 
 static PyObject *
+reduce_reference(State *state, PyObject *array, Plan *plan)
+{
+    if (plan->elements) {
+        PyObject *elements = value_elements(state, plan);
+        if (elements == NULL) {
+            return NULL;
+        }
+        plan->patches = PyTuple_Pack(2, Py_None, elements);
+        Py_DECREF(elements);
+        if (plan->patches == NULL) {
+            return NULL;
+        }
+    }
+    PyObject *reduction =
+        make_reduction(state, array, (PyObject *)plan->backing, plan);
+    if (reduction != NULL && plan_mark_sent(plan) < 0) {
+        Py_CLEAR(reduction);
+    }
+    return reduction;
+}
+
+static PyObject *
 reduce_copy(State *state, PyObject *array, Plan *plan, bool writable)
 {
     PyObject *copy = value_copy(state, plan, writable);
@@ -178,6 +200,25 @@ reduce_memory(Reducer *self, PyObject *array, Plan *plan)
     return PyObject_CallMethod(array, "__reduce_ex__", "i", 5);
 }
 
+static void
+set_strict_error(State *state, PyObject *array, const Plan *plan)
+{
+    const Layout *layout = &plan->layout;
+    const char *path = backing_path(plan->backing);
+    PyObject *shape = PyArray_IntTupleFromIntp(layout->ndim, layout->shape);
+    PyObject *where =
+        PyUnicode_DecodeFSDefault(*path != '\0' ? path : "no file");
+    if (shape != NULL && where != NULL) {
+        PyErr_Format(state->strict_error,
+                     "%R of shape %R and dtype %S on mapped memory (%R) would "
+                     "be copied: %s",
+                     (PyObject *)Py_TYPE(array), shape, (PyObject *)plan->descr,
+                     where, reason_sentence(plan->reason));
+    }
+    Py_XDECREF(where);
+    Py_XDECREF(shape);
+}
+
 static PyObject *
 reduce_planned(Reducer *self, PyObject *array, Plan *plan)
 {
@@ -185,7 +226,7 @@ reduce_planned(Reducer *self, PyObject *array, Plan *plan)
     switch (plan->reason) {
     case REASON_NONE:
         count(self, &state->by_reference, plan->nbytes);
-        return make_reduction(state, array, (PyObject *)plan->backing, plan);
+        return reduce_reference(state, array, plan);
     case REASON_MEMORY:
     case REASON_OBJECTS:
         count(self, &state->by_value[plan->reason], plan->nbytes);
@@ -194,10 +235,7 @@ reduce_planned(Reducer *self, PyObject *array, Plan *plan)
         break;
     }
     if (self->strict && plan->reason != REASON_TEMPORARY) {
-        PyErr_Format(
-            state->strict_error,
-            "an array of %zd bytes on mapped memory would be copied: %s",
-            (Py_ssize_t)plan->nbytes, reason_sentence(plan->reason));
+        set_strict_error(state, array, plan);
         return NULL;
     }
     count(self, &state->by_value[plan->reason], plan->nbytes);

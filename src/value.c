@@ -13,27 +13,6 @@
 
 #define ALIGNMENT 16 /* of what malloc returns, and the data of bytes */
 
-/* Copies all elements in C order. `axis` and the pointers go down the axes. */
-static char *
-copy_elements(const Layout *layout, npy_intp itemsize, int axis,
-              const char *source, char *target)
-{
-    if (axis == layout->ndim) {
-        memcpy(target, source, (size_t)itemsize);
-        return target + itemsize;
-    }
-    if (axis == layout->ndim - 1 && layout->strides[axis] == itemsize) {
-        size_t size = (size_t)(layout->shape[axis] * itemsize);
-        memcpy(target, source, size);
-        return target + size;
-    }
-    for (npy_intp i = 0; i < layout->shape[axis]; i++) {
-        target = copy_elements(layout, itemsize, axis + 1,
-                               source + i * layout->strides[axis], target);
-    }
-    return target;
-}
-
 static void
 set_c_strides(Layout *layout, npy_intp itemsize)
 {
@@ -42,6 +21,35 @@ set_c_strides(Layout *layout, npy_intp itemsize)
         layout->strides[i] = stride;
         stride *= layout->shape[i];
     }
+}
+
+/* 0, or -1 with an exception: a part of the file is gone. */
+static int
+check_readable(State *state, const Plan *plan)
+{
+    const Backing *backing = plan->backing;
+    if (backing == NULL ||
+        pagemap_readable((uintptr_t)plan->low, (uintptr_t)plan->high)) {
+        return 0;
+    }
+    errors_set_truncated(
+        state, backing_path(backing),
+        (int64_t)backing->file_offset + (plan->high - backing->start), 0);
+    return -1;
+}
+
+PyObject *
+value_elements(State *state, const Plan *plan)
+{
+    if (check_readable(state, plan) < 0) {
+        return NULL;
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, plan->nbytes);
+    if (bytes != NULL) {
+        layout_gather(&plan->layout, PyDataType_ELSIZE(plan->descr), plan->data,
+                      PyBytes_AsString(bytes));
+    }
+    return bytes;
 }
 
 PyObject *
@@ -56,12 +64,7 @@ value_copy(State *state, Plan *plan, bool writable)
     bool as_it_is = span <= plan->nbytes;
     npy_intp size = pad + (as_it_is ? span : plan->nbytes);
 
-    if (plan->backing != NULL &&
-        !pagemap_readable((uintptr_t)plan->low, (uintptr_t)plan->high)) {
-        const Backing *backing = plan->backing;
-        errors_set_truncated(
-            state, backing_path(backing),
-            (int64_t)backing->file_offset + (plan->high - backing->start), 0);
+    if (check_readable(state, plan) < 0) {
         return NULL;
     }
     PyObject *copy = writable ? PyByteArray_FromStringAndSize(NULL, size)
@@ -80,7 +83,7 @@ value_copy(State *state, Plan *plan, bool writable)
             layout->offset = pad;
         }
     } else {
-        copy_elements(layout, itemsize, 0, plan->data, target);
+        layout_gather(layout, itemsize, plan->data, target);
         set_c_strides(layout, itemsize);
         layout->offset = pad;
     }

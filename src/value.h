@@ -9,4 +9,7 @@
  * a truncated file gives BackingTruncatedError, not SIGBUS. */
 PyObject *value_copy(State *state, Plan *plan, bool writable);
 
+/* New reference: bytes, those of all elements in C order; NULL as above. */
+PyObject *value_elements(State *state, const Plan *plan);
+
 #endif

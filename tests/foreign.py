@@ -20,9 +20,11 @@ libc.mmap.argtypes = [
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
-def map_at(path, length, offset=0, address=None, prot=mmap.PROT_READ):
-    """Map part of a file, shared; return the address. No descriptor is kept."""
-    flags = mmap.MAP_SHARED | (MAP_FIXED if address else 0)
+def map_at(
+    path, length, offset=0, address=None, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED
+):
+    """Map part of a file; return the address. No descriptor is kept."""
+    flags |= MAP_FIXED if address else 0
     with path.open("r+b") as file:
         return libc.mmap(address, length, prot, flags, file.fileno(), offset)
 

@@ -139,7 +139,8 @@ class Fuzzer:
             return None
         parts = []
         for _ in range(rng.randrange(4)):
-            parts += [self.number(), rng.randbytes(rng.choice((0, 1, 100, NBYTES + 1)))]
+            offset = self.number() if rng.random() < 0.7 else None
+            parts += [offset, rng.randbytes(rng.choice((0, 1, 8, 100, NBYTES + 1)))]
         if rng.random() < 0.3:
             parts.insert(rng.randrange(len(parts) + 1), rng.choice(OTHERS))
         return tuple(parts) if rng.random() < 0.9 else parts

@@ -89,9 +89,9 @@ def test_several_entries(source, path):
     address = map_at(path, 6 * PAGE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     libc.mprotect(address + 2 * PAGE, PAGE, mmap.PROT_READ)
     array = array_at(address, 6 * PAGE)
-    assert samemap.explain(array)["writable"] is False
+    assert samemap.explain(array)["map_writable"] is False
     arrives(array)
-    assert samemap.explain(array_at(address, 2 * PAGE))["writable"] is True
+    assert samemap.explain(array_at(address, 2 * PAGE))["map_writable"] is True
 
 
 @pytest.mark.parametrize("second", ["elsewhere", "other file", "anonymous"])

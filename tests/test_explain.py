@@ -6,8 +6,10 @@ import os
 import numpy as np
 import pytest
 import samemap
-from foreign import array_at, map_at
+from foreign import array_at, libc, map_at
 from joblib import Parallel, delayed
+
+PROT_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def test_by_reference(path):
     assert told["path"] == str(path)
     assert f"inode {status.st_ino}" in told["identity"]
     assert f"device {os.major(status.st_dev)}:" in told["identity"]
-    assert (told["route"], told["sharing"], told["writable"]) == (
+    assert (told["route"], told["sharing"], told["map_writable"]) == (
         "path",
         "shared",
         False,
@@ -64,11 +66,12 @@ def unreachable(path):
 
 
 def modified(path):
-    """Private memory with so many changes that they can't go along."""
-    shown = np.memmap(path.with_name("large"), np.uint8, "w+", shape=(1 << 22,))
-    shown = np.memmap(path.with_name("large"), np.uint8, "c")
-    shown[:] = 1
-    return shown[::4096]
+    """Private memory that was modified and is read-only now."""
+    address = map_at(path, 8000, prot=PROT_WRITE, flags=mmap.MAP_PRIVATE)
+    array = array_at(address, 8000)
+    array[3] = 7
+    assert libc.mprotect(address, 8000, mmap.PROT_READ) == 0
+    return array
 
 
 @pytest.mark.parametrize(

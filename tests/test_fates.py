@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import samemap
+from foreign import array_at, map_at
 from joblib import Parallel, delayed
 
 NBYTES = 8192
@@ -102,9 +103,14 @@ def read(array, *_):
     return np.array(array)
 
 
+def without_descriptor(path):
+    """Nobody has the file open who maps it."""
+    return array_at(map_at(path, NBYTES), NBYTES)
+
+
 def map_and_doom(path, fate):
     """As a task: a result on the worker's own map of a file."""
-    return np.memmap(path, np.int64, "r"), Fate(fate, path)
+    return without_descriptor(path), Fate(fate, path)
 
 
 def parallel(backend, function, *args):
@@ -177,6 +183,18 @@ def test_truncated_before(backend, path):
 
 
 @pytest.mark.parametrize(
+    "fate", [unlink, rename, move_directory, replace, remake, become_fifo]
+)
+def test_found_on_the_way(backend, path, fate):
+    """A file that loses its path after the pickling is had through the sender."""
+    array = by_memmap(path)
+    results = Parallel(n_jobs=2, backend=backend)(
+        [delayed(read)(array[::-1], Fate(fate, path)), delayed(read)(array)]
+    )
+    np.testing.assert_array_equal(results, [DATA[::-1], DATA])
+
+
+@pytest.mark.parametrize(
     ("fate", "error"),
     [
         (unlink, samemap.BackingNotFoundError),
@@ -192,7 +210,7 @@ def test_truncated_before(backend, path):
 )
 def test_lost_on_the_way(backend, path, fate, error):
     """What happens after the pickling reaches the caller as its typed error."""
-    array = by_memmap(path)
+    array = without_descriptor(path)
     with pytest.raises(error) as caught:
         Parallel(n_jobs=2, backend=backend)(
             [delayed(read)(array, Fate(fate, path)), delayed(read)(DATA)]

@@ -23,8 +23,9 @@ path = folder / "file"
 np.arange(2000.0).tofile(path)
 kept = np.memmap(path, np.float64, "r+")
 attach, args = _core.Reducer().reduce(kept)[1][0][0].__reduce__()
-token, locator, identity, offset, length, access = args
-foreign = b"elsewhere.......", locator, identity, offset, length, access
+nobody = 1 << 30  # no process has that number
+token, locator, identity, offset, length, access, pid = args
+foreign = b"elsewhere.......", locator, identity, offset, length, access, nobody
 
 def fails(function, *arguments):
     try:
@@ -118,7 +119,10 @@ BODIES = {
         fails(attach, b"short", *foreign[1:])
         fails(attach, foreign[0], b"/dev/zero", *foreign[2:])
         fails(attach, foreign[0], b"/", *foreign[2:])
-        fails(attach, *foreign[:4], 1 << 40, access)
+        fails(attach, *foreign[:4], 1 << 40, access, nobody)
+    """,
+    "through the sender": """
+        attach(foreign[0], b"/gone", *foreign[2:6], os.getpid())
     """,
     "noted": """
         message = _core.incoming()

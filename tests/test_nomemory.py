@@ -24,7 +24,8 @@ reduce = _core.Reducer().reduce
 attach, args = reduce(kept)[1][0][0].__reduce__()
 args = b"elsewhere.......", *args[1:]
 mapped = attach(*args)
-private_args = b"another.........", *args[1:5], 3
+private_args = b"another.........", *args[1:5], 3, args[6]
+nobody = 1 << 30  # no process has that number
 layout = b"\\1\\x0c\\1\\0\\5\\x10"
 
 def fixed(function, *arguments):
@@ -47,8 +48,16 @@ def refused():
 
 def noted():
     message = _core.incoming()
-    gone = b"gone............", b"/gone", *args[2:]
+    gone = b"gone............", b"/gone", *args[2:6], nobody
     return lambda: (attach(*gone), message.close())
+
+def attach_by_sender():
+    new = os.urandom(16), b"/gone", *args[2:]
+    return lambda: attach(*new)
+
+def reduce_elements():
+    private[1000:] += 1
+    return lambda: reduce(private[::50])
 
 def attach_new():
     new = os.urandom(16), *args[1:]
@@ -57,7 +66,7 @@ def attach_new():
 (folder / "cut").touch()
 backing = reduce(kept)[1][0][0]
 copy = np.arange(9)
-wrong = b"wrong...........", b"/dev/null", *args[2:]
+wrong = b"wrong...........", b"/dev/null", *args[2:6], nobody
 private_map = attach(*private_args)
 
 # Each makes a new function to be called once.
@@ -72,6 +81,8 @@ cases = dict(
     describe=fixed(_core.describe, kept),
     attach_known=fixed(attach, *args),
     attach_new=attach_new,
+    attach_by_sender=attach_by_sender,
+    reduce_elements=reduce_elements,
     attach_wrong=fixed(attach, *wrong),
     rebuild_ndarray=fixed(_core.rebuild, mapped, layout),
     rebuild_memmap=fixed(_core.rebuild, (mapped, "name", 0, "r+"), layout),

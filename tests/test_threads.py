@@ -66,7 +66,7 @@ def test_errors_stay_in_their_thread(tmp_path, first):
         message = _core.incoming()
         begun.set()
         together.wait(timeout=60)
-        attach(b"elsewhere.......", path, *args[2:])
+        attach(b"elsewhere.......", path, *args[2:6], 1 << 30)  # of no process
         together.wait(timeout=60)
         return message.close()
 

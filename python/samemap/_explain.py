@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
 
 import numpy as np
 
 from . import _core
+from ._joblib import installed
 from ._pickling import Pickler
 from ._tables import Options, make_table
+
+_SUBCLASS = (
+    "it is of a class that pickles its memory by itself; samemap.register would "
+    "send it by reference"
+)
 
 
 class Explanation(dict[str, Any]):
@@ -21,10 +28,12 @@ class Explanation(dict[str, Any]):
         if self["why"]:
             lines.append(f"because {self['why']}")
         if "path" in self:
-            writable = "writable" if self["writable"] else "read-only"
+            writable = "writable" if self["map_writable"] else "read-only"
             first, length = self["map_offset"], self["map_length"]
+            # Bytes that are no text would stop `print`.
+            path = os.fsencode(self["path"]).decode(errors="backslashreplace")
             lines += [
-                f"file      {self['path']}",
+                f"file      {path}",
                 f"identity  {self['identity']}",
                 f"map       bytes {first} to {first + length} of the file, "
                 f"{self['sharing']}, {writable}",
@@ -37,6 +46,8 @@ class Explanation(dict[str, Any]):
                 lines.append("route     through a descriptor of this process")
         message, nbytes = self["message_nbytes"], self["nbytes"]
         lines.append(f"message   {message} bytes for {nbytes} bytes of elements")
+        if not self["installed"]:
+            lines.append("but       samemap is not installed: joblib goes its own way")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -64,13 +75,15 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
     -------
     Explanation
         A dict that prints readably. Always there: ``by_reference`` (bool),
-        ``reason`` (a key of `stats`, "" by reference), ``why`` (the reason in
-        words), ``type``, ``dtype``, ``shape``, ``strides`` (bytes), ``writeable``,
-        ``nbytes``, ``message_nbytes`` (bytes pickled for the array alone). For
-        memory on a mapped file also ``path``, ``identity``, ``route`` ("path",
-        "descriptor" or ""), ``sharing`` ("shared" or "private"), ``writable`` (the
-        map's access), ``map_offset`` (bytes, in the file), ``map_length`` (bytes)
-        and ``offset`` (bytes, of the first element in the map).
+        ``reason`` (a key of `stats`, "subclass" for a class that was not
+        registered, "" by reference), ``why`` (the reason in words), ``installed``
+        (False: `Parallel` uses joblib's own reducers now), ``type``, ``dtype``,
+        ``shape``, ``strides`` (bytes), ``writeable``, ``nbytes``,
+        ``message_nbytes`` (bytes pickled for the array alone). For memory on a
+        mapped file also ``path``, ``identity``, ``route`` ("path", "descriptor" or
+        ""), ``sharing`` ("shared" or "private"), ``map_writable`` (the map's access,
+        beside the array's flag), ``map_offset`` (bytes, in the file), ``map_length``
+        (bytes) and ``offset`` (bytes, of the first element in the map).
 
     Raises
     ------
@@ -85,8 +98,12 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
     would dump one of more than ``max_nbytes`` to a file instead.
     """
     result = Explanation(_core.describe(array))
-    result["type"] = f"{type(array).__module__}.{type(array).__qualname__}"
+    cls = type(array)
+    result["type"] = f"{cls.__module__}.{cls.__qualname__}"
+    if not result["reason"] and cls not in make_table(Options()):
+        result |= {"reason": "subclass", "why": _SUBCLASS, "route": ""}
     result["by_reference"] = not result["reason"]
+    result["installed"] = installed()
     result["message_nbytes"] = message_nbytes(array)
     return result
 

@@ -18,6 +18,8 @@ from ._core import is_mapped
 Array = np.ndarray[Any, np.dtype[Any]]
 T = TypeVar("T", bound=type[Array])
 
+_MEMMAP_STATE = ("_mmap", "filename", "offset", "mode")
+
 # What FITS_rec.__reduce__ pickles besides the records (astropy 5 to 8).
 _FITS_STATE = (
     "_converted",
@@ -30,6 +32,10 @@ _FITS_STATE = (
     "parnames",
 )
 
+# NumPy 2 loads numpy.rec when it is first asked for. cloudpickle sends a class of
+# a module that isn't loaded by value, and such a copy is in no table.
+np.rec  # noqa: B018
+
 _registered: dict[type, Callable[[Any], Any]] = {}
 
 
@@ -39,6 +45,10 @@ def reduce_subclass(array: Array) -> Any:
     if not is_mapped(plain):
         return array.__reduce_ex__(5)
     state = getattr(array, "__dict__", None)
+    if isinstance(array, np.memmap):
+        # Its own attributes come with an np.memmap, the mapping among them.
+        plain = array.view(np.memmap)
+        state = {k: v for k, v in (state or {}).items() if k not in _MEMMAP_STATE}
     return rebuild_subclass, (type(array), plain, array.dtype, state)
 
 
@@ -109,6 +119,16 @@ def rebuild_fits(cls: type[Any], plain: Array, state: dict[str, Any]) -> Any:
     return array
 
 
+def reduce_block(block: Any) -> Any:
+    """Reduce a block of a pandas DataFrame.
+
+    Its ``__reduce_ex__(5)`` copies values that are not contiguous.
+    """
+    if isinstance(block.values, np.ndarray) and is_mapped(block.values):
+        return block.__reduce__()
+    return block.__reduce_ex__(5)
+
+
 def register(cls: T) -> T:
     """Let arrays of a subclass of ndarray go by reference.
 
@@ -147,8 +167,12 @@ def table() -> dict[type, Callable[[Any], Any]]:
         np.ma.MaskedArray: reduce_masked,
         **_registered,
     }
-    # astropy is not imported for this: whoever has a FITS_rec has imported it.
+    # Neither is imported for this: whoever has such an object has imported it.
     fitsrec = sys.modules.get("astropy.io.fits.fitsrec")
     if fitsrec is not None:
         known[fitsrec.FITS_rec] = reduce_fits
+    blocks = sys.modules.get("pandas.core.internals.blocks")
+    for name in ("NumpyBlock", "NumericBlock"):  # the latter before pandas 3
+        if hasattr(blocks, name):
+            known[getattr(blocks, name)] = reduce_block
     return known
