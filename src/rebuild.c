@@ -180,7 +180,9 @@ apply_patches(const Memory *memory, const Layout *layout, npy_intp itemsize,
 static PyObject *
 make_base(State *state, const Layout *layout, const Memory *memory)
 {
-    if (!(layout->flags & LAYOUT_LOCKED) && memory->backing != NULL) {
+    /* An owner that exports no buffer: NumPy never makes that writeable. */
+    if (memory->backing != NULL && (!(layout->flags & LAYOUT_LOCKED) ||
+                                    !PyObject_CheckBuffer(memory->owner))) {
         return Py_NewRef(memory->owner);
     }
     /* For bytearray the export also forbids to resize it. */

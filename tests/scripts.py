@@ -5,10 +5,13 @@ import sys
 import textwrap
 
 
-def run_script(source, *arguments, timeout=100, status=0):
-    """Run Python source; return what it prints. Its end is part of the claim."""
+def run_script(source, *arguments, timeout=100, status=0, prefix=()):
+    """Run Python source; return what it prints. Its end is part of the claim.
+
+    `prefix` is a command that runs the rest of its arguments.
+    """
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(source)]
+        [*prefix, sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(source)]
         + [str(argument) for argument in arguments],
         capture_output=True,
         text=True,

@@ -115,8 +115,6 @@ def test_range_that_leaves_the_file(source, path, second):
 
 def test_mapped_anew(source, path):
     """The memory of an unknown owner that shows another file now."""
-    if source == "text":
-        pytest.skip("what was learned is kept where an answer is dear")
     other = path.with_name("other")
     np.full(PAGE // 8, 7, np.int64).tofile(other)
     address = map_at(path, PAGE)

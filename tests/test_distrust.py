@@ -1,0 +1,318 @@
+"""Numbers are used again: addresses, descriptors, inodes. None is trusted."""
+
+import ctypes
+import fcntl
+import mmap
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import samemap
+from foreign import libc, map_at
+from joblib import Parallel, delayed
+from samemap import _core
+from scripts import run_script
+
+PAGE = mmap.PAGESIZE
+PROT_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
+
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+class Owner:
+    """An object of a library that hands out several pieces of memory."""
+
+    def array(self, address, nbytes, readonly=False):
+        self.__array_interface__ = {
+            "data": (address, readonly),
+            "shape": (nbytes,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+        array = np.asarray(self)
+        del self.__array_interface__
+        return array
+
+
+@pytest.fixture(params=["ioctl", "text"])
+def source(request):
+    """Both ways to ask the kernel."""
+    _core.set_map_table(request.param)
+    yield request.param
+    _core.set_map_table("auto")
+
+
+@pytest.fixture
+def make_file(tmp_path):
+    def make_file(name, value, nbytes=4 * PAGE):
+        path = tmp_path / name
+        path.write_bytes(bytes([value]) * nbytes)
+        return path
+
+    return make_file
+
+
+def test_address_used_again(source, make_file):
+    """The owner unmaps one file and maps another at the same address."""
+    owner, length = Owner(), 4 * PAGE
+    address = map_at(make_file("a", 1), length)
+    samemap.dumps(owner.array(address, length))
+    libc.munmap(address, length)
+    assert map_at(make_file("b", 2), length, address=address) == address
+    array = owner.array(address, length)
+    assert samemap.explain(array)["path"].endswith("b")
+    assert samemap.loads(samemap.dumps(array))[0] == 2
+
+
+def test_owner_of_two_maps(source, make_file):
+    """Each map is one, however often views of both take turns."""
+    owner, length = Owner(), 4 * PAGE
+    one, two = (
+        owner.array(map_at(make_file(name, value), length), length)
+        for name, value in (("a", 1), ("b", 2))
+    )
+    alone = len(samemap.dumps([one[i:] for i in range(100)]))
+    pairs = [(one[i:], two[i:]) for i in range(100)]
+    message = samemap.dumps(pairs)
+    assert len(message) < 3 * alone
+    for first, second in samemap.loads(message):
+        assert (first[0], second[0]) == (1, 2)
+        assert np.shares_memory(first, one)
+        assert np.shares_memory(second, two)
+
+
+def test_neighbours(source, make_file):
+    """Two files mapped one behind the other by one owner are two maps."""
+    address = map_at(make_file("a", 1), 4 * PAGE)
+    map_at(make_file("b", 2), 2 * PAGE, address=address + 2 * PAGE)
+    owner = Owner()
+    parts = [owner.array(address + i * 2 * PAGE, 2 * PAGE) for i in (0, 1, 0, 1)]
+    copies = samemap.loads(samemap.dumps(parts))
+    assert [copy[0] for copy in copies] == [1, 2, 1, 2]
+    for copy, part in zip(copies, parts, strict=True):
+        assert np.shares_memory(copy, part)
+
+
+class Explained:
+    """Loading it looks at another array."""
+
+    array = None
+
+    def __reduce__(self):
+        return explained, ()
+
+
+def explained():
+    return samemap.explain(Explained.array)["path"]
+
+
+def test_other_map_met_while_loading(make_file):
+    """What a message has found is not exchanged for the owner's other map."""
+    owner, length = Owner(), 4 * PAGE
+    one = owner.array(map_at(make_file("a", 1), length), length)
+    Explained.array = owner.array(map_at(make_file("b", 2), length), length)
+    message = samemap.dumps([one[:5], Explained(), one[5:10]])
+    first, path, second = samemap.loads(message)
+    assert path.endswith("b")
+    assert first.tolist() == second.tolist() == [1] * 5
+
+
+def test_result_after_unmapping(make_file):
+    """Memory that the owner has unmapped is not taken for the file."""
+    owner, length = Owner(), 4 * PAGE
+    address = map_at(make_file("a", 1), length)
+    message = samemap.dumps(owner.array(address, length))
+    libc.munmap(address, length)
+    assert samemap.loads(message)[0] == 1
+
+
+def test_same_inode_on_two_devices(tmp_path):
+    """Small inode numbers are those of many file systems."""
+    source = """
+        import mmap, os, sys
+        sys.path.insert(0, sys.argv[1])
+        from pathlib import Path
+        import samemap
+        from foreign import map_at
+        from test_distrust import Owner
+        paths = [Path(sys.argv[2], name, "file") for name in "ab"]
+        for value, path in enumerate(paths, 1):
+            path.write_bytes(bytes([value]) * 4096)
+        assert paths[0].stat().st_ino == paths[1].stat().st_ino
+        owner = Owner()
+        address = map_at(paths[0], 4096)
+        samemap.dumps(owner.array(address, 4096))
+        map_at(paths[1], 4096, address=address)
+        print(samemap.loads(samemap.dumps(owner.array(address, 4096)))[0])
+    """
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    mounts = " && ".join(f"mount -t tmpfs x {tmp_path / name}" for name in "ab")
+    prefix = ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
+    if subprocess.run([*prefix, "true"], capture_output=True).returncode != 0:
+        pytest.skip("may not mount")
+    here = os.path.dirname(__file__)
+    assert run_script(source, here, tmp_path, prefix=prefix) == "2\n"
+
+
+def test_system_v_segment_is_no_memfd():
+    """Their inode numbers, on one device of the kernel's, may be the same."""
+    segment = libc.shmget(0, 2 * PAGE, 0o600)
+    libc.shmat.restype = ctypes.c_void_p
+    address = libc.shmat(segment, None, 0)
+    libc.shmctl(segment, 0, None)  # IPC_RMID: gone with the process
+    array = Owner().array(address, 2 * PAGE)
+    array[:] = 5
+    assert "path" not in samemap.explain(array)
+    copy = samemap.loads(samemap.dumps(array))
+    assert copy.tolist() == array.tolist()
+
+
+@pytest.mark.parametrize("source_name", ["ioctl", "text"])
+def test_closed_descriptors(tmp_path, source_name):
+    """A daemon closes all it has; the table's number is a user's file then."""
+    source = """
+        import os, sys
+        import numpy as np, samemap
+        from samemap import _core
+        _core.set_map_table(sys.argv[2])
+        array = np.memmap(sys.argv[1] + "/a", "u1", "w+", shape=(100,))
+        samemap.explain(array)
+        os.closerange(3, 256)
+        file = os.open(sys.argv[1] + "/user", os.O_RDWR | os.O_CREAT)
+        os.write(file, b"0123456789")
+        os.lseek(file, 4, 0)
+        other = np.memmap(sys.argv[1] + "/b", "u1", "w+", shape=(100,))
+        assert samemap.explain(other)["by_reference"]
+        assert os.lseek(file, 0, os.SEEK_CUR) == 4
+        child = os.fork()
+        if child == 0:
+            samemap.explain(np.memmap(sys.argv[1] + "/c", "u1", "w+", shape=(100,)))
+            os._exit(os.write(file, b"ab") != 2)
+        assert os.waitpid(child, 0)[1] == 0
+        print(open(sys.argv[1] + "/user").read())
+    """
+    assert run_script(source, tmp_path, source_name) == "0123ab6789\n"
+
+
+def test_failed_import_closes_nothing():
+    """Descriptor 0 stays open when the extension can't be initialised."""
+    source = """
+        import gc, os, sys, types
+        package = types.ModuleType("samemap")
+        package.__path__ = [sys.argv[1]]
+        sys.modules["samemap"] = package
+        sys.modules["samemap._errors"] = types.ModuleType("samemap._errors")
+        try:
+            import samemap._core
+        except AttributeError:
+            gc.collect()
+            os.fstat(0)
+            print("open")
+    """
+    assert run_script(source, os.path.dirname(samemap.__file__)) == "open\n"
+
+
+def test_resized_map(make_file):
+    """A map that was resized is another one from then on."""
+    with make_file("a", 1).open("r+b") as file:
+        whole = mmap.mmap(file.fileno(), 0)
+    samemap.explain(np.frombuffer(whole, np.uint8))
+    whole.resize(2 * PAGE)
+    array = np.frombuffer(whole, np.uint8)
+    assert samemap.explain(array)["map_length"] == 2 * PAGE
+    assert np.shares_memory(samemap.loads(samemap.dumps(array)), array)
+
+
+def test_beyond_the_end_of_the_file(make_file):
+    """The rest of the last page is memory of nobody's: it goes by value."""
+    path = make_file("a", 1, 100)
+    array = Owner().array(map_at(path, 100), 128)
+    assert samemap.explain(array)["reason"] == "outside"
+    copy = samemap.loads(samemap.dumps(array))
+    assert copy.tolist() == [1] * 100 + [0] * 28
+
+
+def test_copy_to_be_written_back(make_file):
+    """An array with memory of its own and a base that it will be copied to."""
+    array = np.memmap(make_file("a", 0), "u1", "r+")
+    flags = [["readwrite", "updateifcopy"]]
+    with np.nditer([array[:100]], [], flags, ["f4"], casting="unsafe") as iterator:
+        inside = iterator.operands[0]
+        assert inside.base is not None
+        assert inside.flags.owndata
+        assert samemap.explain(inside)["reason"] == "memory"
+        assert samemap.loads(samemap.dumps(inside)).tolist() == [0] * 100
+
+
+def test_readonly_exporter(make_file):
+    """Memory that was given read-only can't be made writable on arrival."""
+    address = map_at(make_file("a", 1), PAGE, prot=PROT_WRITE)
+    array = Owner().array(address, PAGE, readonly=True)
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        array.flags.writeable = True
+    copy = samemap.loads(samemap.dumps(array))
+    assert np.shares_memory(copy, array)
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        copy.flags.writeable = True
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_ADD_SEALS"), reason="no seals")
+def test_sealed_memfd():
+    """What may not be mapped writable again goes by value, read-only."""
+    fd = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, PAGE)
+    array = np.frombuffer(mmap.mmap(fd, PAGE), np.uint8)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 0x0010)  # F_SEAL_FUTURE_WRITE
+    assert samemap.explain(array)["reason"] == "forbidden"
+    assert not samemap.loads(samemap.dumps(array)).flags.writeable
+    os.close(fd)
+
+
+def test_anonymous_shared_memory():
+    """A copy of memory that others share is read-only: no write gets lost."""
+    flags = [
+        mmap.MAP_SHARED | mmap.MAP_ANONYMOUS,
+        mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+    ]
+    shared, private = (
+        np.frombuffer(mmap.mmap(-1, PAGE, flags=each), np.uint8) for each in flags
+    )
+    assert not samemap.loads(samemap.dumps(shared)).flags.writeable
+    assert samemap.loads(samemap.dumps(private)).flags.writeable
+
+
+def cut(path):
+    """As a task: a result on a file that became shorter."""
+    array = np.memmap(path, np.uint8, "r+").view(np.recarray)
+    os.truncate(path, 10)
+    return array
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+@pytest.mark.parametrize("direction", ["task", "result"])
+def test_truncated_subclass(make_file, backend, direction):
+    """The typed error, as for an ordinary array, and the pool lives on."""
+    path = make_file("a", 1)
+    task = delayed(len)(cut(path)) if direction == "task" else delayed(cut)(path)
+    with pytest.raises(samemap.BackingTruncatedError):
+        Parallel(n_jobs=2, backend=backend)([task])
+    assert Parallel(n_jobs=2, backend=backend)([delayed(len)([1])]) == [1]
+
+
+def test_recarray_is_one_class(make_file):
+    """NumPy loads numpy.rec late; the worker's class is that of the table."""
+    source = """
+        import sys
+        import numpy as np, samemap
+        from joblib import Parallel, delayed
+
+        def records(path):
+            return np.memmap(path, [("x", "u1")], "r").view(np.recarray)
+
+        if __name__ == "__main__":
+            [result] = Parallel(n_jobs=2)([delayed(records)(sys.argv[1])])
+            print(type(result) is np.recarray, samemap.explain(result)["by_reference"])
+    """
+    assert run_script(source, make_file("a", 1)) == "True True\n"

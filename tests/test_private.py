@@ -1,0 +1,132 @@
+"""Private maps with modified pages: views stay together, bytes travel once."""
+
+import mmap
+
+import numpy as np
+import pytest
+import samemap
+from joblib.pool import CustomizablePickler
+from samemap import _core
+
+ROWS, COLUMNS = 360, 360
+NBYTES = ROWS * COLUMNS * 8
+
+
+@pytest.fixture
+def modified(raw_file):
+    """A private map of 1 MB, all of it modified."""
+    path = raw_file(np.arange(ROWS * COLUMNS, dtype=np.float64))
+    array = np.memmap(path, np.float64, "c", shape=(ROWS, COLUMNS))
+    array += 1
+    return array
+
+
+def write_first(first, second):
+    """As a task: what is written into one view is seen in the other."""
+    before = first.copy()
+    first[0] = -99
+    return before, -99 in second, np.shares_memory(first, second), first.strides
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        lambda a: (a.ravel()[::2], a),
+        lambda a: (a.ravel()[::100], a[:1]),
+        lambda a: (a.ravel(), a[::-1]),
+        lambda a: (a.T[0], a),
+    ],
+)
+def test_views_stay_together(send, modified, views):
+    """Views that share memory here share it there, with their strides."""
+    first, second = views(modified)
+    for before, seen, shared, strides in send(write_first, *[(first, second)] * 2):
+        np.testing.assert_array_equal(before, first)
+        assert (seen, shared, strides) == (True, True, first.strides)
+    assert modified[0, 0] == 1
+
+
+def test_each_byte_once(modified):
+    """Views of the same pages don't send them again."""
+    once = len(samemap.dumps(modified))
+    assert once < NBYTES + 500
+    assert len(samemap.dumps([modified, modified[::-1], modified.T])) < once + 200
+
+
+def test_never_more_than_the_elements(modified):
+    """A few elements on many modified pages send the elements, not the pages."""
+    columns = [modified[:, i] for i in range(COLUMNS)]
+    assert len(samemap.dumps(columns[0])) < ROWS * 8 + 500
+    message = samemap.dumps(columns)
+    assert len(message) < NBYTES + 100 * COLUMNS
+    copies = samemap.loads(message)
+    np.testing.assert_array_equal(np.transpose(copies), modified)
+    assert copies[5].base is copies[0].base
+
+
+def test_rows_in_any_order(modified):
+    """Parts that touch, overlap and enclose each other: each byte arrives."""
+    rng = np.random.default_rng(0)
+    bounds = np.sort(rng.integers(0, ROWS, (200, 2)))
+    views = [modified[low:high] for low, high in bounds]
+    message = samemap.dumps(views)
+    assert len(message) < NBYTES + 100 * len(views)
+    for copy, view in zip(samemap.loads(message), views, strict=True):
+        np.testing.assert_array_equal(copy, view)
+
+
+def test_messages_are_apart(modified):
+    """What went with one message is not missing in the next."""
+    for _ in range(2):
+        np.testing.assert_array_equal(samemap.loads(samemap.dumps(modified)), modified)
+    outer = _core.Outgoing()
+    for _ in range(2):
+        np.testing.assert_array_equal(samemap.loads(samemap.dumps(modified)), modified)
+    del outer
+
+
+def test_pickler_without_messages(modified, tmp_path):
+    """A pickler that tells no message from the next sends all bytes each time."""
+    reduce = _core.Reducer().reduce
+    for number in range(2):
+        path = tmp_path / str(number)
+        with path.open("wb") as file:
+            CustomizablePickler(file, {np.memmap: reduce}).dump(modified)
+        np.testing.assert_array_equal(samemap.loads(path.read_bytes()), modified)
+
+
+def test_only_looking(modified):
+    """To ask about an array within a message is not to send it."""
+    message = _core.Outgoing()
+    assert _core.is_mapped(modified)
+    assert samemap.explain(modified)["by_reference"]
+    args = _core.Reducer().reduce(modified)[1]
+    assert len(args[3][1]) == NBYTES
+    del message
+
+
+def test_recarray(modified, send):
+    """A subclass looks at its memory before it sends it."""
+    records = modified.view([("x", "f8"), ("y", "f8")]).view(np.recarray)
+    for copy in send(np.array, (records,), (records,)):
+        np.testing.assert_array_equal(copy, records)
+
+
+def test_damaged_elements():
+    """A patch of all elements must have their number of bytes."""
+    private = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with pytest.raises(TypeError, match="private mapping"):
+        _core.rebuild(private, b"\1\x0c\0\0", None, (None, bytes(8)))
+
+
+def test_damaged_patches(modified):
+    """Wrong lengths are refused before anything is written."""
+    owner = samemap.loads(samemap.dumps(modified)).base
+    before = bytes(owner[:16])
+    layout = b"\1\x0c\0\0"  # one float64 at the start
+    for patches in [(None, bytes(7)), (None, bytes(9)), (None,), (None, None)]:
+        with pytest.raises((TypeError, ValueError)):
+            _core.rebuild(owner, layout, None, patches)
+        assert bytes(owner[:16]) == before
+    _core.rebuild(owner, layout, None, (None, b"12345678"))
+    assert bytes(owner[:16]) == b"12345678" + before[8:]
