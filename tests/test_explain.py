@@ -97,6 +97,39 @@ def test_by_value(path, make, reason):
     assert copy.tolist() == array.tolist()
 
 
+class Own(np.ndarray):
+    """A class that samemap is not told of."""
+
+
+def test_unknown_subclass(path):
+    """What pickles itself is not said to go by reference."""
+    array = np.memmap(path, np.float64, "r").view(Own)
+    told = samemap.explain(array)
+    assert (told["by_reference"], told["reason"]) == (False, "subclass")
+    assert told["message_nbytes"] > array.nbytes
+    assert "samemap.register" in str(told)
+    assert samemap.explain(array.view(np.recarray))["by_reference"]
+
+
+def test_not_installed(path):
+    """Where joblib goes its own way, that is said."""
+    array = np.memmap(path, np.float64, "r")
+    assert samemap.explain(array)["installed"]
+    with samemap.disabled():
+        told = samemap.explain(array)
+    assert not told["installed"]
+    assert "not installed" in str(told)
+
+
+def test_path_that_is_no_text(tmp_path):
+    """A file name of any bytes can be printed."""
+    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"latin-\xe9"))
+    array = np.memmap(path, np.uint8, "w+", shape=(10,))
+    told = samemap.explain(array)
+    assert told["path"] == path
+    assert r"latin-\xe9" in str(told).encode().decode()
+
+
 def test_counters(path):
     """Arrays and their bytes are counted where they are sent, not explained."""
     array = np.memmap(path, np.float64, "r+")
@@ -116,6 +149,15 @@ def test_strict(path, make):
     array = make(path)
     with pytest.raises(samemap.StrictError, match=samemap.explain(array)["why"][:20]):
         samemap.dumps(array, strict=True)
+
+
+def test_strict_names_the_array(path):
+    """Among many arguments: which one was it?"""
+    array = modified(path)
+    with pytest.raises(samemap.StrictError) as caught:
+        samemap.dumps(array, strict=True)
+    for word in ("ndarray", "(1000,)", "int64", str(path)):
+        assert word in str(caught.value)
 
 
 def test_strict_lets_memory_pass(path):

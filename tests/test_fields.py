@@ -162,6 +162,28 @@ def test_pandas(backend, tmp_path):
     assert np.shares_memory(samemap.loads(samemap.dumps(frame)).to_numpy(), array)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [lambda f: f.iloc[::2], lambda f: f.iloc[:, 1:3], lambda f: f.iloc[::-1, ::2]],
+)
+def test_pandas_parts(tmp_path, part):
+    """pandas itself would copy blocks that are not contiguous."""
+    pandas = pytest.importorskip("pandas")
+    array = np.memmap(tmp_path / "data", np.float64, "w+", shape=(500, 4))
+    array[:] = np.arange(2000).reshape(500, 4)
+    frame = part(pandas.DataFrame(array, columns=list("abcd"), copy=False))
+    if not np.shares_memory(frame.to_numpy(), array):
+        pytest.skip("this pandas copies the array")
+    assert len(samemap.dumps(frame)) < 1000
+    copy = samemap.loads(samemap.dumps(frame))
+    pandas.testing.assert_frame_equal(copy, frame)
+    assert np.shares_memory(copy.to_numpy(), array)
+    in_memory = part(pandas.DataFrame(np.array(array)))
+    pandas.testing.assert_frame_equal(
+        samemap.loads(samemap.dumps(in_memory)), in_memory
+    )
+
+
 def test_scipy_sparse(backend, tmp_path):
     """The three arrays of a sparse matrix go by reference."""
     sparse = pytest.importorskip("scipy.sparse")
@@ -198,6 +220,30 @@ class Tagged(np.ndarray):
 
 
 samemap.register(Tagged)
+
+
+class TaggedMap(np.memmap):
+    """A subclass of np.memmap, likewise."""
+
+    def __array_finalize__(self, obj):
+        super().__array_finalize__(obj)
+        self.tag = getattr(obj, "tag", None)
+
+
+samemap.register(TaggedMap)
+
+
+def test_registered_memmap(backend, tmp_path):
+    """A subclass of np.memmap keeps what np.memmap keeps, and its own."""
+    array = TaggedMap(tmp_path / "data", np.float64, "w+", shape=(4, 3))
+    array[:] = 5
+    array.tag = "own"
+    view = array.T[::-1]
+    assert send(backend, kind_and_tag, view) == kind_and_tag(view)
+    copy = samemap.loads(samemap.dumps(view))
+    assert np.shares_memory(copy, array)
+    assert (copy.filename, copy.offset, copy.mode) == (array.filename, 0, "r+")
+    copy.flush()
 
 
 def kind_and_tag(array):

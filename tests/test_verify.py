@@ -30,6 +30,32 @@ def test_good_arrays_pass(array, level, backend):
     assert results == [total(*views)] * 2
 
 
+def same(array):
+    return array
+
+
+def strided_and_gone(path):
+    """As a task: a result that can only be copied, without its gaps."""
+    array = np.memmap(path, np.int16, "w+", shape=(50, 40), order="F")
+    array[:] = np.arange(2000).reshape(50, 40)
+    path.unlink()
+    return array[:, ::2]
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_good_results_pass(tmp_path, level, backend):
+    """joblib's dump comes back as an ndarray; a copy has other strides."""
+    large = np.arange(300.0)
+    with samemap.enabled(verify=level):
+        parallel = Parallel(n_jobs=2, backend=backend, max_nbytes=1000)
+        [result] = parallel([delayed(same)(large)])
+        [copy] = parallel([delayed(strided_and_gone)(tmp_path / "own")])
+    assert type(result) is np.ndarray
+    np.testing.assert_array_equal(result, large)
+    np.testing.assert_array_equal(copy, np.arange(2000).reshape(50, 40)[:, ::2])
+
+
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_difference_reaches_the_caller(array, tmp_path, backend):
     """Bytes that change on the way: a typed error names array and difference."""
