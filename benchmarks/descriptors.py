@@ -7,11 +7,11 @@ CPython 3.13, and in np.memmap of every version, an `mmap.mmap` keeps a descript
 """
 
 import argparse
+import json
 import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from harness import SIDES, Report, folder, make_memmap, run, side
@@ -63,10 +63,11 @@ def child(name: str, case: str, count: int) -> None:
                 sys.exit(f"{type(error).__name__}: {error}".partition("\n")[0])
         if any(total != expected for *_, total in found):
             sys.exit("other data")
-        print(*found[0][:2])
+        maps, descriptors, _ = found[0]
+        print(json.dumps({"maps": maps, "descriptors": descriptors}))
 
 
-def ask(name: str, case: str, count: int) -> tuple[int, int] | str:
+def ask(name: str, case: str, count: int) -> dict[str, int] | str:
     """Maps and descriptors in the worker, or what went wrong."""
     command = [sys.executable, __file__, "--child", name, case, str(count)]
     try:
@@ -75,37 +76,52 @@ def ask(name: str, case: str, count: int) -> tuple[int, int] | str:
         return f"no answer in {TIMEOUT} s"
     if done.returncode:
         return (done.stderr.strip().splitlines() or ["no message"])[-1]
-    maps, descriptors = done.stdout.split()
-    return int(maps), int(descriptors)
+    counts: dict[str, int] = json.loads(done.stdout)
+    return counts
+
+
+def compare(
+    report: Report,
+    case: str,
+    count: int,
+    what: str,
+    limits: dict[str, int | None],
+    note: str = "",
+) -> None:
+    """Add a row for each kind in `limits`; a limit of None is no reach."""
+    found, failed = {}, {}
+    for name in SIDES:
+        answer = ask(name, case, count)
+        if isinstance(answer, str):
+            failed[name] = answer
+        else:
+            found[name] = answer
+    for kind, limit in limits.items():
+        report.add(
+            f"{kind} in the worker, {what}, limit {LIMIT}",
+            {name: [float(counts[kind])] for name, counts in found.items()},
+            "",
+            value=float(found["samemap"][kind]) if "samemap" in found else None,
+            value_unit="",
+            at_most=limit,
+            note=note,
+            failed=failed,
+        )
 
 
 def benchmark(report: Report) -> None:
     views, files = (2000, 400) if report.quick else (10_000, 1000)
-    for case, count, what in (
-        ("one file", views, f"{views:,} views of one memmap"),
-        ("many files", files, f"memmaps of {files:,} files"),
-    ):
-        answers = {name: ask(name, case, count) for name in SIDES}
-        failed = {name: text for name, text in answers.items() if isinstance(text, str)}
-        note = "; ".join(f"{name}: {text}" for name, text in failed.items())
-        found: dict[str, Any] = {k: v for k, v in answers.items() if k not in failed}
-        kinds = (
-            {"maps": 1, "descriptors": 1} if case == "one file" else {"descriptors": 0}
-        )
-        if case == "many files" and sys.version_info < (3, 13):
-            kinds = {"descriptors": None}
-            note = "; ".join([*([note] if note else []), "asked of CPython 3.13 on"])
-        for kind, limit in kinds.items():
-            index = 0 if kind == "maps" else 1
-            report.add(
-                f"{kind} in the worker, {what}, limit {LIMIT}",
-                {name: [float(pair[index])] for name, pair in found.items()},
-                "",
-                value=float(found["samemap"][index]) if "samemap" in found else None,
-                value_unit="",
-                at_most=limit,
-                note=note,
-            )
+    what = f"{views:,} views of one memmap"
+    compare(report, "one file", views, what, {"maps": 1, "descriptors": 1})
+    asked = sys.version_info >= (3, 13)
+    compare(
+        report,
+        "many files",
+        files,
+        f"memmaps of {files:,} files",
+        {"descriptors": 0 if asked else None},
+        "" if asked else "asked of CPython 3.13 on",
+    )
 
 
 if __name__ == "__main__":
@@ -113,6 +129,7 @@ if __name__ == "__main__":
     parser.add_argument("--child", nargs=3)
     arguments, _ = parser.parse_known_args()
     if arguments.child:
-        child(*arguments.child[:2], int(arguments.child[2]))
+        side_name, case, count = arguments.child
+        child(side_name, case, int(count))
     else:
         run(__file__, __doc__, benchmark)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import Row, Summary, add_options, machine_text, quantity
+from harness import SIDES, Row, Summary, add_options, machine_text, quantity
 
 BENCHMARKS = (
     "views",
@@ -57,21 +57,21 @@ def rows_of(result: Result) -> list[Row]:
 
 def cells(benchmark: str, row: Row) -> tuple[str, ...]:
     """One line of the table."""
-    medians = {name: quantity(s.median, row.unit) for name, s in row.sides.items()}
-    mine = medians.get("samemap", "")
-    if not mine and medians:  # one side, by size
-        first, *_, last = medians.values()
-        mine = f"{first} to {last}"
+    texts = {name: quantity(s.median, row.unit) for name, s in row.sides.items()}
+    texts.update(dict.fromkeys(row.failed, "fails"))
+    joblib, samemap = (texts.get(name, "") for name in SIDES)
+    if not joblib and not samemap:  # one side, by size
+        first, *_, last = texts.values()
+        samemap = f"{first} to {last}"
     ratio = row.value_text() if row.value_unit == "x" else ""
     if row.ratio is not None:
         ratio = quantity(row.ratio, "x")
-    joblib = medians.get("joblib", "fails" if "joblib: " in row.note else "")
     name = benchmark.removesuffix(".py")
-    return name, row.measure, joblib, mine, ratio, row.reach, row.met_text()
+    return name, row.measure, joblib, samemap, ratio, row.reach, row.met_text()
 
 
 def print_table(results: list[Result]) -> None:
-    lines = [HEAD]
+    lines: list[tuple[str, ...]] = [HEAD]
     for result in results:
         for row in rows_of(result):
             if row.reach or row.ratio is not None:

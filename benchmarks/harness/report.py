@@ -5,7 +5,7 @@ about: a ratio of medians, or a number.
 """
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .sides import SIDES
 from .timing import Timings
@@ -33,7 +33,8 @@ class Row:
     """One thing that was measured.
 
     `ratio` is joblib / samemap, `value` what the reach is about; `met` is None where
-    nothing was asked for.
+    nothing was asked for. A side that did not get through is not in `sides`; `failed`
+    says what happened.
     """
 
     measure: str
@@ -45,6 +46,7 @@ class Row:
     reach: str
     met: bool | None
     note: str = ""
+    failed: dict[str, str] = field(default_factory=dict)
 
     def value_text(self) -> str:
         return "" if self.value is None else quantity(self.value, self.value_unit)
@@ -91,6 +93,7 @@ class Report:
         at_least: float | None = None,
         at_most: float | None = None,
         note: str = "",
+        failed: dict[str, str] | None = None,
     ) -> Row:
         """Add a row and print it.
 
@@ -108,6 +111,8 @@ class Report:
             The reach.
         note : str
             More about the value.
+        failed : dict, optional
+            What happened, by side, for those that have no timings.
         """
         sides = {name: Summary.of(values) for name, values in timings.items()}
         ratio = None
@@ -121,7 +126,18 @@ class Report:
         elif at_most is not None:
             reach = f"at most {quantity(at_most, value_unit)}"
             met = value is not None and value <= at_most
-        row = Row(measure, unit, sides, ratio, value, value_unit, reach, met, note)
+        row = Row(
+            measure,
+            unit,
+            sides,
+            ratio,
+            value,
+            value_unit,
+            reach,
+            met,
+            note,
+            failed or {},
+        )
         self.rows.append(row)
         print_row(row)
         return row
@@ -133,6 +149,8 @@ def print_row(row: Row) -> None:
         spread = f"{quantity(s.lower, row.unit)} to {quantity(s.upper, row.unit)}"
         counted = f"quartiles {spread}, {s.rounds} rounds" if s.rounds > 1 else ""
         print(f"  {name:<12}{quantity(s.median, row.unit):>12}   {counted}".rstrip())
+    for name, why in row.failed.items():
+        print(f"  {name:<12}{'fails':>12}   {why}")
     reach = f"   reach: {row.reach}: {row.met_text()}" if row.reach else ""
     if row.ratio is not None:
         about = reach if row.value == row.ratio else ""
