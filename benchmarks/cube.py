@@ -25,7 +25,8 @@ def benchmark(report: Report) -> None:
         results: dict[str, list[float]] = {}
 
         def call() -> list[float]:
-            return Parallel(n_jobs=2)(delayed(noise)(row) for row in rows)
+            found: list[float] = Parallel(n_jobs=2)(delayed(noise)(r) for r in rows)
+            return found
 
         for name in in_turn(report.rounds(7)):
             results[name] = call()

@@ -43,8 +43,8 @@ def pickle_and_load(
 
     def measure() -> float:
         messages: list[bytes] = []
-        there = cpu_seconds(lambda: messages.append(pool_dumps(views, table)), calls)
-        return there + reader.load(messages[0], calls)
+        pickling = cpu_seconds(lambda: messages.append(pool_dumps(views, table)), calls)
+        return pickling + reader.load(messages[0], calls)
 
     return measure
 

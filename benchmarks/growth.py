@@ -12,12 +12,15 @@ bytes, and that of samemap while Python's garbage collector is off.
 
 import ctypes
 import gc
+import math
+import mmap
 import os
 import pickle
 import resource
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +49,11 @@ SHAPE = (ROWS, 50)
 
 def on_ctypes(path: Path) -> np.ndarray:
     """An array whose memory belongs to a ctypes object on a map."""
-    memmap = np.memmap(str(path), "f8", "r+", shape=SHAPE)
-    owner = (ctypes.c_double * memmap.size).from_buffer(memmap._mmap)
-    return np.frombuffer(owner).reshape(SHAPE)
+    with path.open("r+b") as file:
+        memory = mmap.mmap(file.fileno(), 0)
+    # NumPy's stubs don't know that a ctypes array is a buffer.
+    owner: Any = (ctypes.c_double * math.prod(SHAPE)).from_buffer(memory)
+    return np.ndarray(SHAPE, buffer=owner)
 
 
 def on_dlpack(path: Path) -> np.ndarray:
@@ -88,9 +93,9 @@ def among_other_maps(report: Report, path: Path, tables: dict[str, Table]) -> No
             if name == "joblib" and kind != "memmap":
                 continue
             message = pool_dumps(arrays, table)
-            calls[name, "pickle", kind] = lambda a=arrays, t=table: pool_dumps(a, t)
+            calls[name, "pickle", kind] = partial(pool_dumps, arrays, table)
             if kind in ("memmap", "ndarray"):
-                calls[name, "load", kind] = lambda m=message: pickle.loads(m)
+                calls[name, "load", kind] = partial(pickle.loads, message)
     timings: dict[tuple[str, str, str], Timings] = {key: {} for key in calls}
     for number in range(report.rounds(9)):
         for count in OTHERS[:: -1 if number % 2 else 1]:

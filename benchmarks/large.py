@@ -11,6 +11,7 @@ import mmap
 import os
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def benchmark(report: Report) -> None:
             return elapsed
 
         timings = interleave(
-            {name: lambda s=name: transport(s) for name in SIDES}, report.rounds(7, 2)
+            {name: partial(transport, name) for name in SIDES}, report.rounds(7, 2)
         )
         report.add(
             f"{amount} to two processes: pickle + load",
@@ -97,14 +98,13 @@ def benchmark(report: Report) -> None:
             at_most=0,
         )
 
-        there = str(temporary)
         calls: Timings = {name: [] for name in SIDES}
         for name in in_turn(report.rounds(5, 2)):
-            with Parallel(n_jobs=2, temp_folder=there) as workers:
+            with Parallel(n_jobs=2, temp_folder=str(temporary)) as workers:
                 workers(delayed(last)(np.zeros(1)) for _ in range(8))
                 array = np.frombuffer(memory)
                 tasks = [delayed(last)(array)] * 2
-                calls[name].append(seconds(lambda w=workers, t=tasks: w(t)))
+                calls[name].append(seconds(partial(workers, tasks)))
         report.add(f"{amount} in two tasks, loky", calls)
 
 

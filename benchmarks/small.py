@@ -5,7 +5,8 @@ with the pickler of joblib's loky executor; loaded in the same process.
 """
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,13 +34,19 @@ def benchmark(report: Report) -> None:
         measure: str, obj: Any, dumps: Callable[..., bytes], at_least: float | None
     ) -> None:
         count = len(obj) if isinstance(obj, list) else 1
-        both = {s: lambda s=s: pickle.loads(dumps(obj, tables[s])) for s in SIDES}
+
+        def there_and_back(name: str) -> object:
+            return pickle.loads(dumps(obj, tables[name]))
+
+        both = {s: partial(there_and_back, s) for s in SIDES}
         times = per(count, time_calls(both, report.rounds(41, 7)))
         report.add(f"{measure}, pickle + load", times, at_least=at_least)
         messages = {s: dumps(obj, tables[s]) for s in SIDES}
-        there = {s: lambda s=s: dumps(obj, tables[s]) for s in SIDES}
-        back = {s: lambda s=s: pickle.loads(messages[s]) for s in SIDES}
-        for verb, functions in (("pickle", there), ("load", back)):
+        there = {s: partial(dumps, obj, tables[s]) for s in SIDES}
+        back = {s: partial(pickle.loads, messages[s]) for s in SIDES}
+        verbs: dict[str, Mapping[str, Callable[[], Any]]]
+        verbs = {"pickle": there, "load": back}
+        for verb, functions in verbs.items():
             times = per(count, time_calls(functions, report.rounds(21, 5)))
             report.add(f"{measure}, {verb}", times)
 

@@ -6,7 +6,7 @@ Loky's workers run already; multiprocessing's are started by every call. As jobl
 needs longer where the file was named by a `Path`, both are measured.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from harness import (
@@ -30,7 +30,7 @@ def take(argument: object) -> None:
     """A task that does nothing."""
 
 
-def call(backend: str, arguments: Callable[[], object]) -> float:
+def call(backend: str, arguments: Callable[[], Iterable[object]]) -> float:
     """Time of one call of `Parallel` with a task for each argument."""
     return seconds(
         lambda: Parallel(n_jobs=2, backend=backend)(

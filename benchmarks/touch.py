@@ -4,6 +4,8 @@
 sending the array should not be seen.
 """
 
+from functools import partial
+
 import numpy as np
 from harness import SIDES, Report, Timings, folder, in_turn, make_memmap, run, seconds
 from joblib import Parallel, delayed
@@ -26,7 +28,7 @@ def benchmark(report: Report) -> None:
             with Parallel(n_jobs=2) as workers:
                 workers([delayed(total)(memmap)] * 4)
                 tasks = [delayed(total)(memmap)] * TASKS
-                timings[name].append(seconds(lambda w=workers, t=tasks: w(t)))
+                timings[name].append(seconds(partial(workers, tasks)))
         megabytes = memmap.nbytes // 1_000_000
         measure = f"{TASKS} tasks that touch all of a {megabytes} MB memmap, loky"
         report.add(measure, timings, at_least=REACH)

@@ -7,6 +7,7 @@ less; so there are rows for each.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from harness import (
@@ -34,7 +35,7 @@ def window(array: np.ndarray, i: int) -> np.ndarray:
 
 
 def row(array: np.ndarray, i: int) -> np.ndarray:
-    return array[i]
+    return array[i, :]
 
 
 def compare(
@@ -50,7 +51,7 @@ def compare(
     rounds = report.rounds(25, 5)
     views = [cut(array, i) for i in range(COUNT)]
     messages = {s: pool_dumps(views, tables[s]) for s in SIDES}
-    writers = {s: lambda s=s: pool_dumps(views, tables[s]) for s in SIDES}
+    writers = {s: partial(pool_dumps, views, tables[s]) for s in SIDES}
     readers = {s: reader.stopwatch(messages[s]) for s in SIDES}
     pickling = per(COUNT, time_calls(writers, rounds))
     loading = per(COUNT, interleave(readers, rounds))
@@ -76,13 +77,12 @@ def benchmark(report: Report) -> None:
             of = f"2-D strided, of a {name}"
             reach = (PICKLE, LOAD_MEMMAP, NBYTES)
             compare(report, reader, tables, array, window, f"memmap, {of}", reach)
-            array = np.asarray(array)
             reach = (PICKLE, LOAD_NDARRAY, NBYTES)
-            compare(report, reader, tables, array, window, f"ndarray, {of}", reach)
+            plain = np.asarray(array)
+            compare(report, reader, tables, plain, window, f"ndarray, {of}", reach)
         compare(report, reader, tables, memmap, row, "memmap, row, of a str")
-        compare(
-            report, reader, tables, np.asarray(memmap), row, "ndarray, row, of a str"
-        )
+        plain = np.asarray(memmap)
+        compare(report, reader, tables, plain, row, "ndarray, row, of a str")
 
 
 if __name__ == "__main__":

@@ -32,5 +32,4 @@ def by_path(memmap: np.memmap) -> np.memmap:
     np.memmap keeps what it was given, and joblib gives it to np.memmap again in the
     worker, for each view. A `Path` is resolved there once more, in Python.
     """
-    name = Path(memmap.filename)
-    return np.memmap(name, memmap.dtype, "r", shape=memmap.shape)
+    return np.memmap(Path(str(memmap.filename)), memmap.dtype, "r", shape=memmap.shape)

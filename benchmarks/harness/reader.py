@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .timing import ROUND, cpu_seconds
@@ -37,7 +38,8 @@ class Reader:
 
     def receive(self) -> float:
         """Return the CPU time that it took to load the message once."""
-        return self._pipe.recv()
+        seconds: float = self._pipe.recv()
+        return seconds
 
     def load(self, message: bytes, calls: int = 1) -> float:
         """Send and receive."""
@@ -65,7 +67,7 @@ def serve(pipe: Any) -> None:
         except EOFError:
             return
         load = map_file if isinstance(message, str) else pickle.loads
-        pipe.send(cpu_seconds(lambda f=load, m=message: f(m), calls))
+        pipe.send(cpu_seconds(partial(load, message), calls))
 
 
 def map_file(path: str) -> mmap.mmap:

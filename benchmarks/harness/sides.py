@@ -36,7 +36,8 @@ def reducers(name: str, **options: Any) -> Table:
     """The reducers that a pool of one side gives to its pickler for tasks."""
     options.setdefault("temp_folder_resolver", tempfile.gettempdir)
     with side(name):
-        return joblib.pool.get_memmapping_reducers(**options)[0]
+        table: Table = joblib.pool.get_memmapping_reducers(**options)[0]
+    return table
 
 
 def pool_dumps(obj: Any, table: Table) -> bytes:

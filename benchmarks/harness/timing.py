@@ -1,7 +1,7 @@
 """Time of calls, the sides in turn."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 ROUND = 0.005  # seconds
@@ -39,7 +39,7 @@ def enough_calls(function: Callable[[], Any]) -> int:
     return calls
 
 
-def interleave(measures: dict[str, Callable[[], float]], rounds: int) -> Timings:
+def interleave(measures: Mapping[str, Callable[[], float]], rounds: int) -> Timings:
     """Take all measures in turn, `rounds` times, in changing order.
 
     Each one is taken once more at the start, and that is not counted.
@@ -55,7 +55,7 @@ def interleave(measures: dict[str, Callable[[], float]], rounds: int) -> Timings
     return timings
 
 
-def time_calls(functions: dict[str, Callable[[], Any]], rounds: int) -> Timings:
+def time_calls(functions: Mapping[str, Callable[[], Any]], rounds: int) -> Timings:
     """CPU time of functions in turn, `rounds` times.
 
     A round of each takes about `ROUND` seconds, or one call if that takes longer:
