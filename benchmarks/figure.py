@@ -5,8 +5,10 @@ multiprocessing pool and loaded in another process, which maps the file anew for
 message. joblib needs a descriptor for each view, so its line ends where they do.
 """
 
+import argparse
 import resource
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -33,6 +35,7 @@ ROWS = 1020
 COUNTS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 COLORS = {"joblib": "#c44e52", "samemap": "#2b6ca3"}
 PICTURE = Path(__file__).with_name("figure.png")
+QUICK_PICTURE = PICTURE.with_name("figure-quick.png")  # not in the repository
 
 
 def pickle_and_load(
@@ -81,7 +84,7 @@ def draw(lines: dict[str, dict[int, float]], path: Path) -> None:
     plt.close(figure)
 
 
-def benchmark(report: Report) -> None:
+def benchmark(report: Report, out: Path | None) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     lines: dict[str, dict[int, float]] = {name: {} for name in SIDES}
@@ -100,9 +103,18 @@ def benchmark(report: Report) -> None:
             row = report.add(f"pickle + load a view, {count:,} in a message", timings)
             for name, summary in row.sides.items():
                 lines[name][count] = summary.median
-    draw(lines, PICTURE)
-    print(f"\ndrawn: {PICTURE.name}")
+    out = out or (QUICK_PICTURE if report.quick else PICTURE)
+    draw(lines, out)
+    print(f"\ndrawn: {out}")
 
 
 if __name__ == "__main__":
-    run(__file__, __doc__, benchmark)
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"the picture; {PICTURE.name} here, or {QUICK_PICTURE.name} with --quick",
+    )
+    options, _ = own.parse_known_args()
+    run(__file__, __doc__, partial(benchmark, out=options.out), own)

@@ -16,7 +16,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, less data")
 
 
-def run(path: str, question: str | None, benchmark: Callable[[Report], None]) -> None:
+def run(
+    path: str,
+    question: str | None,
+    benchmark: Callable[[Report], None],
+    own: argparse.ArgumentParser | None = None,
+) -> None:
     """Run one benchmark as a program.
 
     Parameters
@@ -27,10 +32,14 @@ def run(path: str, question: str | None, benchmark: Callable[[Report], None]) ->
         Its docstring.
     benchmark : callable
         Takes a `Report`.
+    own : argparse.ArgumentParser, optional
+        Has the options of this benchmark alone, which its file has read already.
     """
     name, question = Path(path).name, (question or "").strip()
     parser = argparse.ArgumentParser(
-        description=question, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=question,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[own] if own else [],
     )
     add_options(parser)
     options = parser.parse_args()
