@@ -49,6 +49,23 @@ set_map_table(PyObject *module, PyObject *name)
 }
 
 static PyObject *
+set_pagemap(PyObject *module, PyObject *name)
+{
+    static const char *const names[] = {"auto", "entries"};
+    State *state = PyModule_GetState(module);
+    for (int source = PAGEMAP_AUTO; source <= PAGEMAP_ENTRIES; source++) {
+        if (PyUnicode_Check(name) &&
+            PyUnicode_CompareWithASCIIString(name, names[source]) == 0) {
+            state->pagemap = (PagemapSource)source;
+            Py_RETURN_NONE;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "expected 'auto' or 'entries', not %R",
+                 name);
+    return NULL;
+}
+
+static PyObject *
 known(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     State *state = PyModule_GetState(module);
@@ -81,6 +98,8 @@ PyDoc_STRVAR(known_doc, "known()\n--\n\n"
 PyDoc_STRVAR(set_map_table_doc,
              "set_map_table(source, /)\n--\n\n"
              "For tests: 'auto', 'ioctl', 'text' or 'none'.");
+PyDoc_STRVAR(set_pagemap_doc, "set_pagemap(source, /)\n--\n\n"
+                              "For tests: 'auto' or 'entries'.");
 
 static PyMethodDef functions[] = {
     {"attach", attach_call, METH_VARARGS, attach_doc},
@@ -94,6 +113,7 @@ static PyMethodDef functions[] = {
     {"counts", describe_counts, METH_NOARGS, counts_doc},
     {"known", known, METH_NOARGS, known_doc},
     {"set_map_table", set_map_table, METH_O, set_map_table_doc},
+    {"set_pagemap", set_pagemap, METH_O, set_pagemap_doc},
     {"_after_fork", after_fork, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

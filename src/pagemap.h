@@ -8,9 +8,15 @@ typedef struct {
     uintptr_t start, end; /* addresses, page-aligned; end is exclusive */
 } PageRange;
 
+typedef enum {
+    PAGEMAP_AUTO,    /* the fastest source that the system has */
+    PAGEMAP_ENTRIES, /* one entry a page, as before Linux 6.7 */
+} PagemapSource;
+
 /* Finds the first run of modified pages in [low, high), both page-aligned.
  * 1 found, 0 none, -1 the system can't tell (no exception set). */
-int pagemap_next_modified(uintptr_t low, uintptr_t high, PageRange *range);
+int pagemap_next_modified(PagemapSource source, uintptr_t low, uintptr_t high,
+                          PageRange *range);
 
 /* Reading [low, high) won't raise SIGBUS: 1; a page is past the end of its
  * file: 0. 1 as well where the system can't tell. */

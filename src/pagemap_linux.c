@@ -86,7 +86,8 @@ read_entries(int fd, uintptr_t low, uintptr_t high, PageRange *range)
 }
 
 int
-pagemap_next_modified(uintptr_t low, uintptr_t high, PageRange *range)
+pagemap_next_modified(PagemapSource source, uintptr_t low, uintptr_t high,
+                      PageRange *range)
 {
     if (low >= high) {
         return 0;
@@ -95,7 +96,7 @@ pagemap_next_modified(uintptr_t low, uintptr_t high, PageRange *range)
     if (fd < 0) {
         return -1;
     }
-    int found = scan(fd, low, high, range);
+    int found = source == PAGEMAP_ENTRIES ? -1 : scan(fd, low, high, range);
     if (found < 0) {
         found = read_entries(fd, low, high, range);
     }

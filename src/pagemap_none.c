@@ -2,8 +2,8 @@
 #include "pagemap.h"
 
 int
-pagemap_next_modified(uintptr_t Py_UNUSED(low), uintptr_t Py_UNUSED(high),
-                      PageRange *Py_UNUSED(range))
+pagemap_next_modified(PagemapSource Py_UNUSED(source), uintptr_t Py_UNUSED(low),
+                      uintptr_t Py_UNUSED(high), PageRange *Py_UNUSED(range))
 {
     return -1;
 }

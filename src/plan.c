@@ -157,7 +157,8 @@ patch_gap(PyObject *patches, Plan *plan, const Range *gap, npy_intp *total)
     uintptr_t high = ((uintptr_t)gap->high + page - 1) / page * page;
     PageRange pages;
     int found;
-    while ((found = pagemap_next_modified(low, high, &pages)) == 1) {
+    while ((found = pagemap_next_modified(plan->backing->state->pagemap, low,
+                                          high, &pages)) == 1) {
         char *start = (char *)pages.start, *end = (char *)pages.end;
         start = start < gap->low ? gap->low : start;
         end = end > gap->high ? gap->high : end;

@@ -4,6 +4,7 @@
 
 #include "core.h"
 #include "maptable.h"
+#include "pagemap.h"
 #include "reason.h"
 
 #define TOKEN_SIZE 16
@@ -64,6 +65,7 @@ typedef struct State {
     uint64_t token_count;
 
     MapTable maptable;
+    PagemapSource pagemap;
 
     /* Messages under way in any thread, newest first. Borrowed: each takes
      * itself out when it dies. */
