@@ -5,6 +5,7 @@ import pytest
 import samemap  # noqa: F401  (the import installs)
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
+from samemap import _core
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,6 +30,14 @@ def send(backend):
         return parallel([delayed(function)(*args) for args in tasks])
 
     return send
+
+
+@pytest.fixture(params=["auto", "entries"])
+def pagemap(request):
+    """The ways to learn which pages are modified: Linux 6.7's, and the older."""
+    _core.set_pagemap(request.param)
+    yield request.param
+    _core.set_pagemap("auto")
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def test_no_table(path):
 
 
 @pytest.mark.parametrize("pages", [slice(0, 1), slice(3, 5), slice(0, 8)])
-def test_private_pages(source, path, pages):
+def test_private_pages(source, path, pages, pagemap):
     """Modified pages travel, unmodified ones are read from the file there."""
     array = np.memmap(path, np.int64, "c").reshape(8, -1)
     array[pages] += 1000
@@ -183,3 +183,23 @@ def test_private_pages(source, path, pages):
     assert len(samemap.dumps(array[5:])) < max(0, pages.stop - 5) * PAGE + 500
     arrives(array)
     arrives(array[:, ::-3])
+
+
+def test_many_private_pages(tmp_path, pagemap):
+    """More pages than the older way takes at a time, modified here and there."""
+    path = tmp_path / "many"
+    np.arange(1400 * PAGE // 8, dtype=np.int64).tofile(path)
+    array = np.memmap(path, np.int64, "c").reshape(1400, -1)
+    for pages in (slice(0, 1), slice(510, 514), slice(1399, 1400)):
+        array[pages, 3] = -1
+    expected = array.tolist()  # Reads the unmodified pages into memory, too.
+    message = samemap.dumps(array)
+    assert len(message) < 6 * PAGE + 500
+    assert samemap.loads(message).tolist() == expected
+    assert len(samemap.dumps(array[600:1300])) < 500
+
+
+def test_unknown_pagemap():
+    """The switch takes no other names."""
+    with pytest.raises(ValueError, match="'entries', not 'text'"):
+        _core.set_pagemap("text")

@@ -217,7 +217,7 @@ def add_up(*arrays):
     return [float(array.sum()) for array in arrays]
 
 
-def test_modified_private_pages(send, path):
+def test_modified_private_pages(send, path, pagemap):
     """What the caller changed in a private map arrives, by every view of it."""
     array = np.memmap(path, np.float64, "c")
     array[::7] = 1000
