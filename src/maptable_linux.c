@@ -130,12 +130,13 @@ parse_line(const char *line, MapEntry *entry)
     return true;
 }
 
-/* All of the text, NUL at its end, or NULL; the caller frees it. */
+/* All of the text, NUL at its end, or NULL (no exception set); the caller
+ * frees it with PyMem_Free. */
 static char *
 read_text(int fd)
 {
     size_t size = 0, room = 1 << 16;
-    char *text = malloc(room);
+    char *text = PyMem_Malloc(room);
     if (text == NULL) {
         return NULL;
     }
@@ -145,7 +146,7 @@ read_text(int fd)
             continue;
         }
         if (n < 0) {
-            free(text);
+            PyMem_Free(text);
             return NULL;
         }
         if (n == 0) {
@@ -154,9 +155,9 @@ read_text(int fd)
         }
         size += (size_t)n;
         if (room - size < 2) {
-            char *larger = realloc(text, room *= 2);
+            char *larger = PyMem_Realloc(text, room *= 2);
             if (larger == NULL) {
-                free(text);
+                PyMem_Free(text);
                 return NULL;
             }
             text = larger;
@@ -252,7 +253,7 @@ maptable_find(MapTable *table, uintptr_t low, uintptr_t high, MapEntry *entry)
         return -1;
     }
     int found = find_run(table, text, low, high, entry);
-    free(text);
+    PyMem_Free(text);
     return found;
 }
 

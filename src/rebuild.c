@@ -36,6 +36,17 @@ get_buffer(PyObject *owner, Memory *memory)
     return 0;
 }
 
+/* `backing` is one of those that `owner` keeps mapped. */
+static bool
+keeps_mapped(State *state, PyObject *owner, PyObject *backing)
+{
+    Backing *each = registry_of_owner(state, owner);
+    while (each != NULL && (PyObject *)each != backing) {
+        each = each->sibling;
+    }
+    return each != NULL;
+}
+
 static int
 get_memory(State *state, PyObject *owner, Memory *memory)
 {
@@ -46,8 +57,9 @@ get_memory(State *state, PyObject *owner, Memory *memory)
     if (PyTuple_CheckExact(owner)) {
         /* In the caller, a result may come back to memory of any owner. */
         if (PyTuple_Size(owner) != 2 ||
-            Py_TYPE(PyTuple_GetItem(owner, 1)) != state->backing_type) {
-            PyErr_SetString(PyExc_ValueError, "no owner and backing");
+            !keeps_mapped(state, PyTuple_GetItem(owner, 0),
+                          PyTuple_GetItem(owner, 1))) {
+            PyErr_SetString(PyExc_ValueError, "no owner and its backing");
             return -1;
         }
         backing = (Backing *)PyTuple_GetItem(owner, 1);

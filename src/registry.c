@@ -373,6 +373,27 @@ is_shown_by(const Backing *known, const char *low, const char *high,
            backing_shows(known, entry);
 }
 
+/* New reference: the backing of a whole run of the map table. */
+static Backing *
+of_entry(State *state, const MapEntry *entry)
+{
+    return backing_new(state, (char *)entry->start,
+                       (npy_intp)(entry->end - entry->start), entry, true);
+}
+
+/* New reference: the backing of memory on no file; `found` and `shared` as
+ * find_file tells them. */
+static Backing *
+of_no_file(State *state, const char *low, const char *high, int found,
+           bool shared)
+{
+    bool expected = maptable_is_expected(&state->maptable);
+    return backing_new_without_file(state, (char *)low, high - low,
+                                    found < 0 && expected ? REASON_NO_MAPTABLE
+                                                          : REASON_MEMORY,
+                                    shared ? 0 : BACKING_PRIVATE);
+}
+
 /* New reference: the backing of the memory around [low, high), which an owner
  * that we don't know may map anew at any time: so the system is asked for each
  * array or, where an answer takes up to a millisecond, once a message. */
@@ -388,33 +409,22 @@ find_other(State *state, const Owner *owner, const char *low, const char *high,
         known->located == message && !message_is_implicit(message)) {
         return (Backing *)Py_NewRef((PyObject *)known);
     }
-    Backing *backing = NULL;
     int found = find_file(state, low, high, &entry, &shared);
-    if (found == 1) {
-        if (!is_shown_by(known, low, high, &entry)) {
-            backing =
-                backing_new(state, (char *)entry.start,
-                            (npy_intp)(entry.end - entry.start), &entry, true);
-            if (backing == NULL) {
-                return NULL;
-            }
-            /* That has released the GIL: see find_mmap. */
-            known = find_overlapping(state, owner, low, high);
-        }
-        if (is_shown_by(known, low, high, &entry)) {
-            Py_XDECREF((PyObject *)backing);
-            known->located = message;
-            return (Backing *)Py_NewRef((PyObject *)known);
-        }
-    } else {
-        bool expected = maptable_is_expected(&state->maptable);
-        backing = backing_new_without_file(
-            state, (char *)low, high - low,
-            found < 0 && expected ? REASON_NO_MAPTABLE : REASON_MEMORY,
-            shared ? 0 : BACKING_PRIVATE);
-        if (backing == NULL) {
-            return NULL;
-        }
+    if (found == 1 && is_shown_by(known, low, high, &entry)) {
+        known->located = message;
+        return (Backing *)Py_NewRef((PyObject *)known);
+    }
+    Backing *backing = found == 1 ? of_entry(state, &entry)
+                                  : of_no_file(state, low, high, found, shared);
+    if (backing == NULL) {
+        return NULL;
+    }
+    /* That has released the GIL: see find_mmap. */
+    known = find_overlapping(state, owner, low, high);
+    if (found == 1 && is_shown_by(known, low, high, &entry)) {
+        Py_DECREF((PyObject *)backing);
+        known->located = message;
+        return (Backing *)Py_NewRef((PyObject *)known);
     }
     backing->located = message;
     /* What the owner had there before is gone. */

@@ -73,6 +73,12 @@ class Fuzzer:
             array = np.memmap(path, np.uint8, mode)
             attach, args = array_backing(array)
             self.maps.append((array, attach(*args), args))
+        # As attach returns them for an owner of several maps: some belong together.
+        self.pairs = [
+            (owner, backing)
+            for owner in (*(map_ for _, map_, _ in self.maps), b"bytes", self)
+            for backing in (*(reduced(array) for array, _, _ in self.maps), None)
+        ]
 
     def number(self):
         kind = self.random.random()
@@ -123,7 +129,7 @@ class Fuzzer:
             return rng.randbytes(rng.randrange(300))
         if kind < 0.9:
             return bytearray(rng.randbytes(rng.randrange(300)))
-        return rng.choice(OTHERS)
+        return rng.choice(OTHERS if kind < 0.97 else self.pairs)
 
     def face(self):
         rng = self.random
@@ -206,10 +212,14 @@ class Fuzzer:
                 assert array.tobytes() == data or array.dtype.kind in "fcV"
 
 
+def reduced(array):
+    """Return the backing in the reduction of an np.memmap."""
+    return _core.Reducer().reduce(array)[1][0][0]
+
+
 def array_backing(array):
     """Return the backing's own reduction, (attach, args)."""
-    face = _core.Reducer().reduce(array)[1][0]
-    return face[0].__reduce__()
+    return reduced(array).__reduce__()
 
 
 def main(description, fuzzer_class):

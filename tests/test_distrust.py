@@ -234,6 +234,17 @@ def test_beyond_the_end_of_the_file(make_file):
     assert copy.tolist() == [1] * 100 + [0] * 28
 
 
+def test_memory_of_another_owner(make_file):
+    """A message can't join a map with an owner that doesn't keep it."""
+    array = np.memmap(make_file("a", 1), np.uint8, "r")
+    backing = _core.Reducer().reduce(array)[1][0][0]
+    layout = b"\0\2\1\0\5\2"  # five items of one byte
+    assert _core.rebuild((array.base, backing), layout).tolist() == [1] * 5
+    for owner in (mmap.mmap(-1, PAGE), b"bytes", None):
+        with pytest.raises(ValueError, match="owner"):
+            _core.rebuild((owner, backing), layout)
+
+
 def test_copy_to_be_written_back(make_file):
     """An array with memory of its own and a base that it will be copied to."""
     array = np.memmap(make_file("a", 0), "u1", "r+")

@@ -1,7 +1,8 @@
-"""The two fuzzers with a fixed budget; run alone they go on as long as asked."""
+"""The fuzzers with a fixed budget; run alone they go on as long as asked."""
 
 import fuzz_layout
 import fuzz_message
+import fuzz_pickle
 import numpy as np
 import pytest
 from equality import fingerprint
@@ -46,6 +47,9 @@ def test_layouts_in_workers(folder, backend):
     assert [look(views)[0] for _, views in results] == expected
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+@pytest.mark.parametrize("module", [fuzz_message, fuzz_pickle])
 @settings(
     max_examples=60,
     deadline=None,
@@ -53,12 +57,13 @@ def test_layouts_in_workers(folder, backend):
     database=None,
 )
 @given(seed=st.integers(0, 2**32))
-def test_messages(folder, seed):
-    """Every damaged message is an exception, or an array within its memory."""
-    fuzzer = fuzz_message.Fuzzer(folder, seed)
+def test_messages(folder, module, seed):
+    """Every damaged message is an exception, or arrays within their memory."""
+    fuzzer = module.Fuzzer(folder, seed)
     for _ in range(500):
         fuzzer.case()
     assert fuzzer.found["ValueError"] > 0
+    assert fuzzer.found["array"] > 0
 
 
 @pytest.mark.parametrize("change", ["bytes", "strides", "dtype"])

@@ -1,7 +1,7 @@
 """Nothing is kept: rounds of each entry point, the failing paths too.
 
 Warm up, take stock of descriptors, maps, registered mappings and memory blocks, go
-round, take stock again, four times over. ``SAMEMAP_ROUNDS=10000`` makes the rounds many.
+round, take stock again, four times over. ``SAMEMAP_ROUNDS=10000`` makes many rounds.
 """
 
 import os

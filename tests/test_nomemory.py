@@ -55,6 +55,11 @@ def attach_by_sender():
     new = os.urandom(16), b"/gone", *args[2:]
     return lambda: attach(*new)
 
+def reduce_by_text():
+    _core.set_map_table("text")
+    array = np.from_dlpack(np.asarray(kept))
+    return lambda: reduce(array)
+
 def reduce_elements():
     private[1000:] += 1
     return lambda: reduce(private[::50])
@@ -76,6 +81,7 @@ cases = dict(
     reduce_private=fixed(reduce, private),
     reduce_records=fixed(reduce, records["b"]),
     reduce_address=reduce_address,
+    reduce_by_text=reduce_by_text,
     reduce_memory=fixed(reduce, copy),
     backing=fixed(backing.__reduce__),
     describe=fixed(_core.describe, kept),
@@ -131,6 +137,7 @@ for name, make in cases.items():
         n += 1
     assert stock() == before, (name, before, stock())
     try_once(make)
+    _core.set_map_table("auto")
     print(name, failed)
 assert samemap.loads(samemap.dumps(kept[::-1]))[0] == kept[-1]
 print("done")
