@@ -1,7 +1,8 @@
-"""The supported versions: ``nox`` runs every combination, ``nox -t corners`` two.
+"""The supported versions: ``nox`` runs every combination, ``nox -s corners`` two.
 
 Each session installs NumPy and joblib as named, then one wheel that was built once:
-the same binary has to pass on every CPython.
+the same binary has to pass on every CPython. joblib's own tests, which take as long as
+all others, run once with every joblib.
 """
 
 import os
@@ -12,14 +13,16 @@ from pathlib import Path
 
 import nox
 
-PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
 NUMPYS = ["1.26", "newest"]
 JOBLIBS = ["1.3", "1.4", "1.5", "newest"]
 CORNERS = [("3.11", "1.26", "1.3"), ("3.13", "newest", "newest")]
+JOBLIB_SUITE = "tests/test_joblib_suite.py"
 
 # No wheels of NumPy 1.26 are there for later ones.
 NUMPY_1_PYTHONS = {"3.11", "3.12"}
 
+nox.options.sessions = ["versions", "joblib_suite", "abi"]
 nox.options.error_on_missing_interpreters = False
 nox.options.default_venv_backend = "venv"
 
@@ -53,12 +56,13 @@ def built_wheel(session: nox.Session) -> Path:
     return wheels[0]
 
 
-def run_tests(session: nox.Session, numpy: str, joblib: str) -> None:
-    """Install this combination and run the tests from outside the source."""
+def run_tests(session: nox.Session, numpy: str, joblib: str, *tests: str) -> None:
+    """Install this combination and run these tests, or all but joblib's own."""
     versions = [requirement("numpy", numpy), requirement("joblib", joblib)]
     session.install(*TOOLS, *versions, str(built_wheel(session)))
     session.run("pip", "check")
-    session.run("python", "-m", "pytest", "-q", *session.posargs)
+    arguments = tests or ("--ignore", JOBLIB_SUITE)
+    session.run("python", "-m", "pytest", "-q", *arguments, *session.posargs)
 
 
 @nox.session(python=PYTHONS)
@@ -69,6 +73,13 @@ def versions(session: nox.Session, numpy: str, joblib: str) -> None:
     if numpy == "1.26" and session.python not in NUMPY_1_PYTHONS:
         session.skip("no wheel of NumPy 1.26 for this CPython")
     run_tests(session, numpy, joblib)
+
+
+@nox.session(python=PYTHONS[0])
+@nox.parametrize("joblib", JOBLIBS)
+def joblib_suite(session: nox.Session, joblib: str) -> None:
+    """Run joblib's own tests with samemap imported first."""
+    run_tests(session, "1.26" if joblib == "1.3" else "newest", joblib, JOBLIB_SUITE)
 
 
 @nox.session(python=sorted({python for python, _, _ in CORNERS}))
