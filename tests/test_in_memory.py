@@ -219,21 +219,24 @@ def test_nothing_is_left_behind(backend, tmp_path, fails):
                 raise KeyError("as wanted")
             return arrays
 
-        mapped = np.memmap("data", "f8", "w+", shape=(50, 60))
-        tasks = [(np.ones((50, i)), mapped.T[::-1], mapped + i) for i in (20, 30)]
-        try:
-            Parallel(n_jobs=2, backend="{backend}", max_nbytes=1000)(
-                delayed(work)(*arrays) for arrays in tasks
-            )
-        except KeyError:
-            print("failed")
-        get_reusable_executor().shutdown(wait=True)
+        if __name__ == "__main__":
+            mapped = np.memmap("data", "f8", "w+", shape=(50, 60))
+            tasks = [(np.ones((50, i)), mapped.T[::-1], mapped + i) for i in (20, 30)]
+            try:
+                Parallel(n_jobs=2, backend="{backend}", max_nbytes=1000)(
+                    delayed(work)(*arrays) for arrays in tasks
+                )
+            except KeyError:
+                print("failed")
+            get_reusable_executor().shutdown(wait=True)
     """
     folder = tmp_path / "temporary"
     folder.mkdir()
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(source))
     # Read to their ends, the pipes also tell that joblib's own clean-up is over.
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(source)],
+        [sys.executable, script],
         cwd=tmp_path,
         env={**os.environ, "JOBLIB_TEMP_FOLDER": str(folder)},
         capture_output=True,

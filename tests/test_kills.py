@@ -56,9 +56,12 @@ def test_killed_worker(mapped, unlinked, tmp_path):
     assert files(tmp_path) == before
 
 
-def start(source, *arguments, prefix=(), **environment):
+def start(source, folder, *arguments, prefix=(), **environment):
+    # A file, not -c: a worker that is not forked imports its functions from there.
+    script = folder / "script.py"
+    script.write_text(textwrap.dedent(source))
     return subprocess.Popen(
-        [*prefix, sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)],
+        [*prefix, sys.executable, script, folder, *arguments],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
