@@ -23,7 +23,7 @@ import numpy as np
 
 from ._batches import BatchReducer
 from ._errors import UnsupportedJoblibError
-from ._tables import Options, Table, make_options, make_table
+from ._tables import Options, Table, Verify, make_options, make_table
 
 SUPPORTED = "1.3 to 1.6"
 
@@ -131,7 +131,7 @@ def adopt(options: Options) -> None:
         _set(options)
 
 
-def install(verify: str | None = None, strict: bool = False) -> None:
+def install(verify: Verify | None = None, strict: bool = False) -> None:
     """Make joblib send arrays on mapped memory as references.
 
     ``import samemap`` does this already, with the defaults. Installing again
@@ -167,7 +167,7 @@ def installed() -> bool:
 
 
 @contextmanager
-def enabled(verify: str | None = None, strict: bool = False) -> Iterator[None]:
+def enabled(verify: Verify | None = None, strict: bool = False) -> Iterator[None]:
     """Install for one ``with`` block, then go back to what was before.
 
     Parameters

@@ -8,7 +8,7 @@ import pickle
 from typing import IO, Any
 
 from ._core import Outgoing
-from ._tables import make_options, make_table
+from ._tables import Verify, make_options, make_table
 
 
 class Pickler(pickle.Pickler):
@@ -32,7 +32,7 @@ class Pickler(pickle.Pickler):
     """
 
     def __init__(
-        self, file: IO[bytes], *, verify: str | None = None, strict: bool = False
+        self, file: IO[bytes], *, verify: Verify | None = None, strict: bool = False
     ) -> None:
         super().__init__(file, protocol=5)
         table = make_table(make_options(verify, strict))
@@ -55,7 +55,7 @@ class Pickler(pickle.Pickler):
             del message
 
 
-def dumps(obj: Any, *, verify: str | None = None, strict: bool = False) -> bytes:
+def dumps(obj: Any, *, verify: Verify | None = None, strict: bool = False) -> bytes:
     """Pickle an object; arrays on mapped memory become references.
 
     Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -11,16 +11,17 @@ from . import _subclasses, _verify
 from ._core import Reducer
 
 Table = dict[type, Callable[[Any], Any]]
+Verify = Literal["layout", "data"]
 
 
 class Options(NamedTuple):
     """What ``install`` was asked for; travels with every batch of tasks."""
 
-    verify: str | None = None
+    verify: Verify | None = None
     strict: bool = False
 
 
-def make_options(verify: str | None, strict: bool) -> Options:
+def make_options(verify: Verify | None, strict: bool) -> Options:
     """Check the arguments of ``install``."""
     if verify not in (None, "layout", "data"):
         raise ValueError(f"verify must be None, 'layout' or 'data', not {verify!r}")
