@@ -177,6 +177,17 @@ def test_strict_reaches_the_caller(path, backend):
         assert Parallel(n_jobs=2, backend=backend)([delayed(len)(mapped)]) == [1000]
 
 
+def raise_with(make, path):
+    raise ValueError(make(path))
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_strict_in_an_exception(path, backend):
+    """Also when a worker's exception has the array."""
+    with samemap.enabled(strict=True), pytest.raises(samemap.StrictError):
+        Parallel(n_jobs=2, backend=backend)([delayed(raise_with)(anonymous, path)])
+
+
 def test_not_an_array():
     """Other objects are refused by type."""
     with pytest.raises(TypeError, match="expected an array"):

@@ -237,6 +237,19 @@ def test_result_lost_on_the_way(backend, path, fate, error):
     assert parallel(backend, read, DATA)[0][1] == 1
 
 
+def map_and_raise(path):
+    """As a task: an exception with an array of the worker's own."""
+    raise KeyError(*map_and_doom(path, unlink))
+
+
+def test_exception_lost_on_the_way(backend, path):
+    """So does the array of an exception; the worker's traceback is the cause."""
+    with pytest.raises(samemap.BackingNotFoundError) as caught:
+        Parallel(n_jobs=2, backend=backend)([delayed(map_and_raise)(path)])
+    assert "in map_and_raise" in str(caught.value.__cause__)
+    assert parallel(backend, read, DATA)[0][1] == 1
+
+
 def change_and_return(array, path):
     array[3] = 33
     path.unlink()

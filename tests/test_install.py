@@ -157,6 +157,7 @@ def copied_result(path):
         "del joblib.executor._executor_args",
         "joblib.parallel.BatchedCalls.__reduce__ = None",
         "joblib.parallel.BatchedCalls = int",
+        "del joblib.externals.loky.process_executor._ExceptionWithTraceback",
     ],
 )
 def test_unknown_joblib(damage):

@@ -1,9 +1,9 @@
 """Batches of tasks and of results: one message each, errors and holds included.
 
-joblib hands a worker a ``BatchedCalls``, and gets back the list of results. Both
-are reduced here, so that every message begins with an ``Outgoing`` (its reader
-then notes errors instead of raising them where nobody would see them) and ends
-with a function of ours that looks at the notes.
+joblib hands a worker a ``BatchedCalls``, and gets back the list of results or what
+a task has raised. All are reduced here, so that every message begins with an
+``Outgoing`` (its reader then notes errors instead of raising them where nobody
+would see them) and ends with a function of ours that looks at the notes.
 """
 
 from __future__ import annotations
@@ -172,3 +172,21 @@ class FailedResults:
 
     def __iter__(self) -> Iterator[Any]:
         raise self.error
+
+
+def reduce_failure(failure: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Reduce a task's exception as both pools send it: with its traceback's text."""
+    return rebuild_failure, (Outgoing(carries=True), *failure.__reduce__())
+
+
+@ByName
+def rebuild_failure(
+    message: Incoming, rebuild: Callable[..., BaseException], args: tuple[Any, ...]
+) -> BaseException:
+    """Undo `reduce_failure`: the exception, or what was noted in reading it."""
+    error = message.close()
+    failure = rebuild(*args)
+    if error is None:
+        return failure
+    error.__cause__ = failure.__cause__  # the worker's traceback
+    return error

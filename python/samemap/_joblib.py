@@ -20,8 +20,9 @@ import joblib.executor
 import joblib.parallel
 import joblib.pool
 import numpy as np
+from joblib.externals.loky import process_executor
 
-from ._batches import BatchReducer
+from ._batches import BatchReducer, reduce_failure
 from ._errors import UnsupportedJoblibError
 from ._tables import Options, Table, Verify, make_options, make_table
 
@@ -52,6 +53,8 @@ def _check_joblib() -> None:
             raise _unsupported(f"{module.__name__}.{_NAME} takes other arguments")
     if not hasattr(joblib.executor, "_executor_args"):
         raise _unsupported("joblib.executor has no _executor_args")
+    if not hasattr(process_executor, "_ExceptionWithTraceback"):
+        raise _unsupported("exceptions of tasks are sent otherwise")
     try:
         batch = joblib.parallel.BatchedCalls([], (None, None))
         rebuild, args = batch.__reduce__()
@@ -86,6 +89,7 @@ def _make_reducers(stock: Callable[..., tuple[Table, Table]]) -> Callable[..., A
         ours[joblib.parallel.BatchedCalls] = BatchReducer(prepare)
         forward.update(ours)
         backward.update(make_table(options, backward=True))
+        backward[process_executor._ExceptionWithTraceback] = reduce_failure
         return forward, backward
 
     return get_memmapping_reducers
