@@ -71,6 +71,20 @@ def test_difference_reaches_the_caller(array, tmp_path, backend):
         )
 
 
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+@pytest.mark.parametrize(
+    "whole",
+    [lambda a: a.view(np.recarray), lambda a: np.ma.MaskedArray(a, a > 3)],
+    ids=["recarray", "masked"],
+)
+def test_difference_in_a_part(array, tmp_path, backend, whole):
+    """Also where another object is built of the array that differs."""
+    with samemap.enabled(verify="data"), pytest.raises(samemap.VerificationError):
+        Parallel(n_jobs=2, backend=backend)(
+            [delayed(total)(whole(array), Writer(tmp_path / "data"))]
+        )
+
+
 class Writer:
     """Pickling it changes the file behind the array's back."""
 
