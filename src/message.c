@@ -15,6 +15,10 @@
 #include <string.h>
 #include <time.h>
 
+/* Up to this many bytes a stand-in has memory, which the system gives when it
+ * is touched. */
+#define STAND_IN_MAX (1 << 30)
+
 struct Outgoing {
     PyObject_HEAD
     State *state;
@@ -55,8 +59,9 @@ current_incoming(State *state)
     return message;
 }
 
-PyObject *
-message_stand_in(PyArray_Descr *descr, int ndim, const npy_intp *shape)
+/* One item of zeros, shown everywhere. */
+static PyObject *
+repeat_zero(PyArray_Descr *descr, const Layout *layout)
 {
     npy_intp strides[LAYOUT_MAX_DIMS] = {0};
     npy_intp itemsize = PyDataType_ELSIZE(descr);
@@ -67,8 +72,9 @@ message_stand_in(PyArray_Descr *descr, int ndim, const npy_intp *shape)
     char *data = PyBytes_AsString(zero);
     memset(data, 0, (size_t)itemsize);
     Py_INCREF((PyObject *)descr);
-    PyObject *array = PyArray_NewFromDescr(&PyArray_Type, descr, ndim, shape,
-                                           strides, data, 0, NULL);
+    PyObject *array =
+        PyArray_NewFromDescr(&PyArray_Type, descr, layout->ndim, layout->shape,
+                             strides, data, 0, NULL);
     if (array == NULL) {
         Py_DECREF(zero);
         return NULL;
@@ -78,6 +84,37 @@ message_stand_in(PyArray_Descr *descr, int ndim, const npy_intp *shape)
         return NULL;
     }
     return array;
+}
+
+static bool
+is_fortran(const Layout *layout, npy_intp itemsize)
+{
+    npy_intp stride = itemsize;
+    for (int i = 0; i < layout->ndim; i++) {
+        if (layout->shape[i] != 1 && layout->strides[i] != stride) {
+            return false;
+        }
+        stride *= layout->shape[i];
+    }
+    return layout->ndim > 1;
+}
+
+PyObject *
+message_stand_in(PyArray_Descr *descr, const Layout *layout)
+{
+    npy_intp itemsize = PyDataType_ELSIZE(descr);
+    npy_intp nbytes = layout_nbytes(layout->ndim, layout->shape, itemsize);
+    if (nbytes >= 0 && nbytes <= STAND_IN_MAX) {
+        Py_INCREF((PyObject *)descr);
+        PyObject *array =
+            PyArray_Zeros(layout->ndim, layout->shape, descr,
+                          nbytes > 0 && is_fortran(layout, itemsize));
+        if (array != NULL) {
+            return array;
+        }
+        PyErr_Clear();
+    }
+    return repeat_zero(descr, layout);
 }
 
 uint64_t
@@ -136,6 +173,8 @@ message_refuse(State *state, PyArrayObject *array)
     Layout layout = {.typenum = LAYOUT_NO_TYPENUM, .ndim = PyArray_NDIM(array)};
     memcpy(layout.shape, PyArray_DIMS(array),
            (size_t)layout.ndim * sizeof(*layout.shape));
+    memcpy(layout.strides, PyArray_STRIDES(array),
+           (size_t)layout.ndim * sizeof(*layout.strides));
     PyObject *py_layout = layout_encode(&layout);
     PyObject *reduction = NULL;
     if (py_layout != NULL) {
@@ -188,7 +227,7 @@ message_refused(PyObject *module, PyObject *args)
         return NULL;
     }
     Py_DECREF(noted);
-    return message_stand_in(descr, layout.ndim, layout.shape);
+    return message_stand_in(descr, &layout);
 }
 
 void

@@ -276,7 +276,7 @@ stand_in(State *state, const Layout *layout, PyObject *dtype)
     if (descr == NULL) {
         return NULL;
     }
-    PyObject *array = message_stand_in(descr, layout->ndim, layout->shape);
+    PyObject *array = message_stand_in(descr, layout);
     Py_DECREF((PyObject *)descr);
     return array;
 }

@@ -221,6 +221,29 @@ def test_lost_on_the_way(backend, path, fate, error):
     assert parallel(backend, read, DATA)[0][1] == 1
 
 
+class Demanding:
+    """Can be built of a writeable, contiguous array only, as a C library would."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __setstate__(self, state):
+        self.array = state["array"]
+        assert self.array.flags.f_contiguous
+        memoryview(self.array.T).cast("B")[0] = 0
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_lost_within_an_object(backend, path, early):
+    """Nothing is missing that an object needs in being built: no other error."""
+    array = without_descriptor(path).reshape(2, -1, order="F")
+    fate = Fate(truncate, path)
+    if early:
+        truncate(path)
+    with pytest.raises(samemap.BackingTruncatedError):
+        parallel(backend, read, Demanding(array), fate)
+
+
 @pytest.mark.parametrize(
     ("fate", "error"),
     [
