@@ -5,6 +5,7 @@ the pickling of the array and its arrival: `Fate`, pickled after the array in th
 same task, brings that about.
 """
 
+import gc
 import mmap
 import os
 from pathlib import Path
@@ -312,6 +313,20 @@ def test_closed_on_the_way(backend, tmp_path):
     tasks = (delayed(read)(anonymous_file(tmp_path, i)) for i in range(20))
     results = Parallel(n_jobs=2, backend=backend)(tasks)
     assert [int(r[0]) for r in results] == list(range(20))
+
+
+def fail(array):
+    raise ZeroDivisionError
+
+
+def test_let_go_after_an_error(backend, tmp_path):
+    """A call that has failed keeps no map: files without names are gone."""
+    tasks = (delayed(fail)(anonymous_file(tmp_path, i)) for i in range(20))
+    with pytest.raises(ZeroDivisionError):
+        Parallel(n_jobs=2, backend=backend)(tasks)
+    del tasks
+    gc.collect()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
 def anonymous_file(directory, value):

@@ -27,7 +27,8 @@ class Keeper:
 
     multiprocessing drops a task's arguments once they are pickled. The map could
     be closed then, and its descriptor, shared memory or inode be used again,
-    before the worker opens it. A keeper lives as long as its pool.
+    before the worker opens it. A keeper lives as long as its pool. loky's batches
+    need none: they are kept themselves.
     """
 
     def __init__(self) -> None:
@@ -48,8 +49,10 @@ class Keeper:
         self._held.pop(ticket, None)
 
 
-def release(ticket: Ticket) -> None:
+def release(ticket: Ticket | None) -> None:
     """Let go what a keeper of this process held, if that still exists."""
+    if ticket is None:
+        return
     number, count = ticket
     keeper = _keepers.get(number)
     if keeper is not None:
@@ -84,17 +87,26 @@ class BatchReducer:
     ----------
     prepare : callable or None
         Called in the worker before each batch; pickled along with it.
+    keeper : Keeper, optional
+        None for a pool that keeps each batch until its results are back.
     """
 
-    def __init__(self, prepare: Callable[[], None] | None) -> None:
+    def __init__(
+        self, prepare: Callable[[], None] | None, keeper: Keeper | None = None
+    ) -> None:
         self.prepare = prepare
-        self.keeper = Keeper()
+        self.keeper = keeper
 
     def __reduce__(self) -> tuple[type[BatchReducer], tuple[Any, ...]]:
         return BatchReducer, (self.prepare,)
 
     def __call__(self, batch: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        ticket, held = self.keeper.hold()
+        ticket: Ticket | None = None
+        if self.keeper is not None:
+            ticket, held = self.keeper.hold()
+        else:
+            # Not longer than the batch: the executor outlives a call that fails.
+            held = batch.__dict__.setdefault("_samemap_held", [])
         message = Outgoing(carries=True, held=held)
         return rebuild_batch, (message, ticket, self.prepare, *batch.__reduce__())
 
@@ -102,7 +114,7 @@ class BatchReducer:
 @ByName
 def rebuild_batch(
     message: Incoming,
-    ticket: Ticket,
+    ticket: Ticket | None,
     prepare: Callable[[], None] | None,
     cls: Callable[..., Callable[[], list[Any]]],
     args: tuple[Any, ...],
@@ -120,7 +132,7 @@ class Batch:
     def __init__(
         self,
         batch: Callable[[], list[Any]],
-        ticket: Ticket,
+        ticket: Ticket | None,
         prepare: Callable[[], None] | None,
     ) -> None:
         self.batch = batch
@@ -146,7 +158,7 @@ class FailedBatch:
 class Results(list[Any]):
     """The results of a batch on their way back."""
 
-    def __init__(self, results: list[Any], ticket: Ticket) -> None:
+    def __init__(self, results: list[Any], ticket: Ticket | None) -> None:
         super().__init__(results)
         self.ticket = ticket
 
@@ -156,7 +168,7 @@ class Results(list[Any]):
 
 @ByName
 def rebuild_results(
-    message: Incoming, ticket: Ticket, results: list[Any]
+    message: Incoming, ticket: Ticket | None, results: list[Any]
 ) -> list[Any] | FailedResults:
     """Undo `Results` in the caller: the list, or what raises the noted error."""
     release(ticket)

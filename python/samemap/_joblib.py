@@ -22,7 +22,7 @@ import joblib.pool
 import numpy as np
 from joblib.externals.loky import process_executor
 
-from ._batches import BatchReducer, reduce_failure
+from ._batches import BatchReducer, Keeper, reduce_failure
 from ._errors import UnsupportedJoblibError
 from ._tables import Options, Table, Verify, make_options, make_table
 
@@ -65,7 +65,9 @@ def _check_joblib() -> None:
         raise _unsupported("BatchedCalls can't be called")
 
 
-def _make_reducers(stock: Callable[..., tuple[Table, Table]]) -> Callable[..., Any]:
+def _make_reducers(
+    stock: Callable[..., tuple[Table, Table]], keeps_batches: bool
+) -> Callable[..., Any]:
     """Wrap `get_memmapping_reducers`: its tables with our entries on top."""
     signature = inspect.signature(stock)
 
@@ -86,7 +88,9 @@ def _make_reducers(stock: Callable[..., tuple[Table, Table]]) -> Callable[..., A
         # A worker that imports samemap installs the defaults by itself.
         default = options == Options() and os.environ.get("SAMEMAP") != "0"
         prepare = None if default else functools.partial(adopt, options)
-        ours[joblib.parallel.BatchedCalls] = BatchReducer(prepare)
+        ours[joblib.parallel.BatchedCalls] = BatchReducer(
+            prepare, None if keeps_batches else Keeper()
+        )
         forward.update(ours)
         backward.update(make_table(options, backward=True))
         backward[process_executor._ExceptionWithTraceback] = reduce_failure
@@ -114,7 +118,8 @@ def _set(options: Options | None) -> None:
             _check_joblib()
             for module in _MODULES:
                 _stock[module] = getattr(module, _NAME)
-                setattr(module, _NAME, _make_reducers(_stock[module]))
+                reducers = _make_reducers(_stock[module], module is joblib.executor)
+                setattr(module, _NAME, reducers)
         elif options is None:
             while _stock:
                 module, stock = _stock.popitem()
