@@ -319,7 +319,9 @@ find_mmap(State *state, PyArrayObject *array, const Owner *owner,
         if (unmoved < 0) {
             return NULL;
         }
-        if (!unmoved) {
+        /* Without a map table then: for want of a descriptor, maybe. */
+        if (!unmoved || (known->reason == REASON_NO_MAPTABLE &&
+                         maptable_is_expected(&state->maptable))) {
             registry_remove(state, known);
             known = NULL;
         }

@@ -10,6 +10,7 @@ import pytest
 import samemap
 from foreign import MAP_FIXED, array_at, libc, map_at
 from samemap import _core
+from scripts import run_script
 
 PAGE = mmap.PAGESIZE
 
@@ -171,6 +172,29 @@ def test_no_table(path):
         np.testing.assert_array_equal(samemap.loads(samemap.dumps(bare)), bare)
     finally:
         _core.set_map_table("auto")
+
+
+def test_no_descriptor_for_the_table(path):
+    """Without a descriptor left there is no table, and the map is asked for later."""
+    source = """
+        import os, resource, sys
+        import numpy as np
+        from samemap import _core
+
+        array = np.memmap(sys.argv[1], np.int64, "r+")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        taken = []
+        try:
+            while True:
+                taken.append(os.dup(0))
+        except OSError:
+            print(_core.describe(array)["reason"])
+        for fd in taken:
+            os.close(fd)
+        message = _core.Outgoing()
+        print(_core.describe(array)["reason"] or "none")
+    """
+    assert run_script(source, path) == "no map table\nnone\n"
 
 
 @pytest.mark.parametrize("pages", [slice(0, 1), slice(3, 5), slice(0, 8)])
