@@ -33,7 +33,8 @@ typedef struct {
     uint32_t dev_major, dev_minor;
     bool readable, writable, shared;
     /* As the kernel prints it: bytes in no particular encoding, " (deleted)"
-     * at the end of an unlinked one, empty or "[heap]" without a file. */
+     * at the end of an unlinked one, empty or "[heap]" without a file, cut or
+     * empty when it is too long to be opened. */
     char path[MAPTABLE_PATH_SIZE];
 } MapEntry;
 
@@ -41,8 +42,9 @@ typedef struct {
 
 /* Fills `entry` with the run of entries around [low, high) that map one file
  * contiguously and in one way; access is what all of them allow.
- * 1 found; 0 when no single file backs all of the range; -1 when the system
- * has no table to ask (no exception set). */
+ * 1 found; 0 when no single file backs all of the range, and then `shared` is
+ * that of the entry at `low`; -1 when the system has no table to ask (no
+ * exception set). */
 int maptable_find(MapTable *table, uintptr_t low, uintptr_t high,
                   MapEntry *entry);
 

@@ -73,8 +73,14 @@ find_by_ioctl(MapTable *table, uintptr_t address, MapEntry *entry)
         .vma_name_size = sizeof(entry->path),
         .vma_name_addr = (uintptr_t)entry->path,
     };
-    if (ioctl(table->fd, PROCMAP_QUERY_IOCTL, &query) < 0) {
-        return errno == ENOENT || errno == ENAMETOOLONG ? 0 : -1;
+    int result = ioctl(table->fd, PROCMAP_QUERY_IOCTL, &query);
+    if (result < 0 && errno == ENAMETOOLONG) {
+        query.vma_name_size = 0;
+        query.vma_name_addr = 0;
+        result = ioctl(table->fd, PROCMAP_QUERY_IOCTL, &query);
+    }
+    if (result < 0) {
+        return errno == ENOENT ? 0 : -1;
     }
     if (query.vma_name_size == 0) {
         entry->path[0] = '\0';
@@ -180,7 +186,7 @@ find_in_text(const char *text, uintptr_t address, MapEntry *entry)
         }
         size_t length = (size_t)(end - text);
         if (length >= sizeof(line)) {
-            return 0;
+            length = sizeof(line) - 1; /* a name that no path can be */
         }
         memcpy(line, text, length);
         line[length] = '\0';

@@ -234,10 +234,14 @@ static int
 find_file(State *state, const char *low, const char *high, MapEntry *entry,
           bool *shared)
 {
+    entry->shared = false;
     int found =
         maptable_find(&state->maptable, (uintptr_t)low, (uintptr_t)high, entry);
-    *shared = found == 1 && is_nameless(entry->path);
-    return *shared ? 0 : found;
+    if (found == 1 && is_nameless(entry->path)) {
+        found = 0;
+    }
+    *shared = found == 0 && entry->shared;
+    return found;
 }
 
 /* New reference: the backing of all of an mmap.mmap. */

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import shutil
 import subprocess
 import sys
 
@@ -154,6 +155,31 @@ def test_deleted_name_taken_by_another(source, tmp_path):
     path.unlink()
     (tmp_path / "x (deleted)").write_bytes(bytes(100))
     arrives(array)
+
+
+def test_path_too_long(source, tmp_path, monkeypatch):
+    """A file deeper than any path can tell is reached through a descriptor."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(20):
+        os.mkdir("x" * 240)
+        os.chdir("x" * 240)
+    np.arange(100).tofile("file")
+    with open("file", "r+b") as file:
+        array = np.memmap(file, np.int64, "r+")
+    os.chdir(tmp_path)
+    arrives(array[::-1])
+    shutil.rmtree("x" * 240)
+
+
+def test_partly_inaccessible(source, path):
+    """What is copied of a map that others share is read-only in this case, too."""
+    array = np.memmap(path, np.int64, "r+")
+    assert libc.mprotect(array.ctypes.data + 7 * PAGE, PAGE, 0) == 0
+    array = array[: 7 * PAGE // 8]
+    assert not samemap.explain(array)["by_reference"]
+    copy = samemap.loads(samemap.dumps(array))
+    np.testing.assert_array_equal(copy, array)
+    assert not copy.flags.writeable
 
 
 def test_no_table(path):
