@@ -82,8 +82,10 @@ PyDoc_STRVAR(refused_doc,
              "refused(error, dtype, layout, /)\n--\n\n"
              "Note the sender's error; return a stand-in for the array.");
 PyDoc_STRVAR(incoming_doc,
-             "incoming()\n--\n\n"
-             "The message that this thread reads from now on: an Incoming.");
+             "incoming(raises=False, /)\n--\n\n"
+             "The message that this thread reads from now on: an Incoming.\n\n"
+             "With `raises` errors are raised, not noted, also where the\n"
+             "message is a part of another one.");
 PyDoc_STRVAR(note_doc, "note(error, /)\n--\n\n"
                        "Note an error in the message being read, or raise it.");
 PyDoc_STRVAR(is_mapped_doc,
@@ -106,7 +108,7 @@ static PyMethodDef functions[] = {
     {"rebuild", (PyCFunction)(void (*)(void))rebuild_call, METH_FASTCALL,
      rebuild_doc},
     {"refused", message_refused, METH_VARARGS, refused_doc},
-    {"incoming", message_incoming, METH_NOARGS, incoming_doc},
+    {"incoming", message_incoming, METH_VARARGS, incoming_doc},
     {"note", message_note_call, METH_O, note_doc},
     {"is_mapped", describe_is_mapped, METH_O, is_mapped_doc},
     {"describe", describe_array, METH_O, describe_doc},

@@ -34,6 +34,7 @@ struct Incoming {
     State *state;
     Incoming *next;
     unsigned long thread;
+    bool raises;     /* whoever reads it sees errors: none is noted */
     PyObject *error; /* the first one noted, or NULL */
 };
 
@@ -189,7 +190,7 @@ PyObject *
 message_note(State *state)
 {
     Incoming *message = current_incoming(state);
-    if (message == NULL) {
+    if (message == NULL || message->raises) {
         return NULL;
     }
     PyObject *error = take_exception();
@@ -349,15 +350,20 @@ PyType_Spec outgoing_spec = {
 /* A function, not the type, is what messages name: cloudpickle takes 5 us for
  * every type in a message. */
 PyObject *
-message_incoming(PyObject *module, PyObject *Py_UNUSED(ignored))
+message_incoming(PyObject *module, PyObject *args)
 {
     State *state = PyModule_GetState(module);
+    int raises = 0;
+    if (!PyArg_ParseTuple(args, "|p:incoming", &raises)) {
+        return NULL;
+    }
     Incoming *self = (Incoming *)PyType_GenericAlloc(state->incoming_type, 0);
     if (self == NULL) {
         return NULL;
     }
     self->state = state;
     self->thread = PyThread_get_thread_ident();
+    self->raises = raises;
     self->next = state->incoming;
     state->incoming = self;
     return (PyObject *)self;

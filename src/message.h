@@ -36,8 +36,8 @@ PyObject *message_note(State *state);
  * sender's; returns the stand-in that the reader goes on with. */
 PyObject *message_refused(PyObject *module, PyObject *args);
 
-/* samemap._core.incoming(): a new Incoming. */
-PyObject *message_incoming(PyObject *module, PyObject *ignored);
+/* samemap._core.incoming(raises): a new Incoming. */
+PyObject *message_incoming(PyObject *module, PyObject *args);
 
 /* samemap._core.note(error): notes or raises `error`; returns it. */
 PyObject *message_note_call(PyObject *module, PyObject *error);

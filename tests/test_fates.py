@@ -222,6 +222,31 @@ def test_lost_on_the_way(backend, path, fate, error):
     assert parallel(backend, read, DATA)[0][1] == 1
 
 
+class Message:
+    """A message of its own within that of the task: the array, or None."""
+
+    def __init__(self, array):
+        self.message = samemap.dumps(array)
+
+    def __reduce__(self):
+        return load_or_none, (self.message,)
+
+
+def load_or_none(message):
+    try:
+        return samemap.loads(message)
+    except samemap.BackingNotFoundError:
+        return None
+
+
+def test_lost_in_an_inner_message(backend, path):
+    """`loads` raises where it is called, also in the loading of a task."""
+    inner = Message(without_descriptor(path))
+    assert parallel(backend, isinstance, inner, np.ndarray) == [True] * 2
+    path.unlink()
+    assert parallel(backend, isinstance, inner, np.ndarray) == [False] * 2
+
+
 class Demanding:
     """Can be built of a writeable, contiguous array only, as a C library would."""
 

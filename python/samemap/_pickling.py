@@ -7,7 +7,7 @@ import io
 import pickle
 from typing import IO, Any
 
-from ._core import Outgoing
+from ._core import Outgoing, incoming
 from ._tables import Verify, make_options, make_table
 
 
@@ -90,4 +90,8 @@ def loads(data: bytes | bytearray | memoryview) -> Any:
     ValueError, TypeError
         If the message is damaged.
     """
-    return pickle.loads(data)
+    message = incoming(True)
+    try:
+        return pickle.loads(data)
+    finally:
+        message.close()
