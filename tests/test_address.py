@@ -166,9 +166,9 @@ def test_path_too_long(source, tmp_path, monkeypatch):
     np.arange(100).tofile("file")
     with open("file", "r+b") as file:
         array = np.memmap(file, np.int64, "r+")
-    os.chdir(tmp_path)
+    monkeypatch.undo()
     arrives(array[::-1])
-    shutil.rmtree("x" * 240)
+    shutil.rmtree(tmp_path / ("x" * 240))
 
 
 def test_partly_inaccessible(source, path):
