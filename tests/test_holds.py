@@ -84,8 +84,9 @@ def test_nothing_is_held_between_calls(backend, mapped, function):
         array, reference = mapped()
         assert (run(parallel, function, array) is None) == (function is total)
         del array
-        # joblib itself keeps the tasks of a call that failed until the next.
-        assert run(parallel, len, ()) is None
+        # joblib itself keeps the tasks of a call that failed until the next, which
+        # in joblib 1.3 may end with the same error.
+        run(parallel, len, ())
         gc.collect()
         assert reference() is None
         assert _core.known() == before
