@@ -92,7 +92,7 @@ def test_results(tmp_path):
 
 
 def test_threads_of_the_parent(tmp_path):
-    """A message that another thread of the parent writes is none in the child."""
+    """What another thread of the parent writes or reads is no message in the child."""
     source = """
         import threading
         started, done = threading.Event(), threading.Event()
@@ -101,9 +101,10 @@ def test_threads_of_the_parent(tmp_path):
             reading = _core.incoming()
             started.set()
             done.wait()
-        thread = threading.Thread(target=write)
+        thread = threading.Thread(target=write, daemon=True)
         thread.start()
         started.wait()
+        gone = b"elsewhere.......", b"/gone", *backing(inherited)[2:6], 1 << 30
         os.truncate(sys.argv[1] + "/inherited", 8)
         def child():
             # Threads of the child may get the parent's thread numbers.
@@ -112,12 +113,16 @@ def test_threads_of_the_parent(tmp_path):
                 try:
                     samemap._core.Reducer().reduce(inherited)
                 except samemap.BackingTruncatedError:
-                    found.append("raised")
+                    found.append("writing")
+                try:
+                    _core.attach(*gone)
+                except samemap.BackingNotFoundError:
+                    found.append("reading")
             threads = [threading.Thread(target=work) for _ in range(20)]
             for t in threads: t.start()
             for t in threads: t.join()
-            return found
-        assert in_child(child) == ["raised"] * 20
+            return sorted(found)
+        assert in_child(child) == ["reading"] * 20 + ["writing"] * 20
         done.set()
         thread.join()
     """

@@ -71,6 +71,26 @@ def test_environment_switch():
     assert run(source, SAMEMAP="0") == "True False"
 
 
+@pytest.mark.parametrize(
+    ("backend", "method"),
+    [("loky", ""), ("multiprocessing", ""), ("multiprocessing", "spawn")],
+)
+def test_installed_in_workers_all_the_same(backend, method):
+    """What is installed in spite of SAMEMAP=0 is so in the workers, too."""
+    source = f"""
+        import samemap
+        from joblib import Parallel, delayed
+
+        if __name__ == "__main__":
+            before = samemap.installed()
+            samemap.install()
+            parallel = Parallel(n_jobs=2, backend="{backend}")
+            print(before, *parallel([delayed(samemap.installed)()] * 2))
+    """
+    found = run(source, SAMEMAP="0", JOBLIB_START_METHOD=method)
+    assert found == "False True True"
+
+
 def test_twice_and_back():
     """Installing or uninstalling twice is harmless; stock comes back as it was."""
     source = """
