@@ -1,0 +1,163 @@
+"""A reference to a mapping, as its reader takes it: nothing in it is trusted."""
+
+import errno
+import mmap
+import os
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import samemap
+from foreign import map_at
+from samemap import _core
+
+PAGE = mmap.PAGESIZE
+NAMES = "token", "path", "identity", "offset", "length", "access", "pid"
+WRITABLE, PRIVATE = 1, 2
+NOBODY = 1 << 30  # no process has that number
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "data"
+    np.arange(4 * PAGE // 8, dtype=np.int64).tofile(path)
+    return path
+
+
+@pytest.fixture
+def array(path):
+    return np.memmap(path, np.int64, "r+")
+
+
+def reference(array):
+    """The arguments of `attach` for an array, by name."""
+    face = _core.Reducer().reduce(array)[1][0]
+    backing = face[0] if isinstance(face, tuple) else face
+    return dict(zip(NAMES, backing.__reduce__()[1], strict=True))
+
+
+def attach(arguments, **others):
+    return _core.attach(*{**arguments, **others}.values())
+
+
+def elsewhere(arguments, **others):
+    """As a process does that has no such map, and a sender that is gone."""
+    return attach(arguments, **{"token": b"elsewhere.......", "pid": NOBODY, **others})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"token": b"short"},
+        {"path": b""},
+        {"path": b"/etc\0/passwd"},
+        {"identity": b"short"},
+        {"offset": -PAGE},
+        {"offset": 8},
+        {"offset": 1 << 64},
+        {"length": 0},
+        {"length": -8},
+        {"length": 1 << 64},
+        {"offset": (1 << 63) - PAGE, "length": 2 * PAGE},
+        {"access": -1},
+        {"access": 4},
+        {"pid": 0},
+        {"pid": -1},
+    ],
+)
+def test_damaged(array, damage):
+    """Numbers that no sender writes are refused before any file is opened."""
+    good = reference(array)
+    with pytest.raises(ValueError, match="damaged"):
+        elsewhere(good, **damage)
+    assert elsewhere(good)[:8] == bytes(8)
+
+
+@pytest.mark.parametrize(
+    "damage", [{"token": "text"}, {"path": "text"}, {"identity": "text"}]
+)
+def test_other_types(array, damage):
+    """What isn't bytes is refused."""
+    with pytest.raises(TypeError, match="must be bytes"):
+        elsewhere(reference(array), **damage)
+
+
+def test_known_map_of_other_numbers(array, path):
+    """The token alone is no proof: file, range and sharing must be the same."""
+    good = reference(array)
+    assert attach(good) is array.base
+    part = attach(good, length=PAGE)
+    assert (len(part), part[:]) == (PAGE, array.base[:PAGE])
+    assert attach(good, offset=PAGE, length=PAGE)[:] == array.base[PAGE : 2 * PAGE]
+    private = attach(good, access=WRITABLE | PRIVATE)
+    private[:8] = bytes([255] * 8)
+    assert array[0] == 0
+    other = path.with_name("other")
+    other.write_bytes(bytes(4 * PAGE))
+    theirs = reference(np.memmap(other, np.int64, "r+"))
+    identity = {"identity": theirs["identity"], "path": theirs["path"]}
+    assert attach(good, **identity)[8:16] == bytes(8)
+
+
+def test_closed_map(array):
+    """A map that the user has closed is not given to anybody."""
+    message = samemap.dumps(array)
+    expected = array.tolist()
+    closed = array._mmap
+    closed.close()
+    copy = samemap.loads(message)
+    assert copy.base is not closed
+    assert copy.tolist() == expected
+
+
+def test_map_moved_since(array, path):
+    """A map that was resized after the pickling isn't what the message names."""
+    message = samemap.dumps(array)
+    expected = array.tolist()
+    array._mmap.resize(PAGE)
+    os.truncate(path, 4 * PAGE)
+    copy = samemap.loads(message)
+    assert copy.base is not array._mmap
+    assert copy[: PAGE // 8].tolist() == expected[: PAGE // 8]
+
+
+def test_mapped_anew_since(path):
+    """Another file at the address, after the pickling, isn't what was named."""
+    from test_distrust import Owner
+
+    owner = Owner()
+    address = map_at(path, PAGE)
+    array = owner.array(address, PAGE)
+    message = samemap.dumps(array)
+    other = path.with_name("other")
+    other.write_bytes(b"\7" * PAGE)
+    map_at(other, PAGE, address=address)
+    assert array[0] == 7
+    assert samemap.loads(message)[:9].tolist() == [0] * 8 + [1]
+
+
+def test_private_maps_are_never_merged(path):
+    """Each message with a private map gets pages of its own."""
+    arguments = reference(np.memmap(path, np.int64, "c"))
+    first, second = elsewhere(arguments), elsewhere(arguments)
+    first[:8] = bytes([255] * 8)
+    assert second[:8] == bytes(8)
+
+
+def test_no_memory_for_the_map(tmp_path):
+    """Where the system refuses to map, its own error number says why."""
+    array = np.memmap(tmp_path / "large", np.uint8, "w+", shape=(1 << 32,))
+    arguments = reference(array)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * PAGE + (1 << 31), hard))
+    try:
+        with pytest.raises(samemap.BackingError) as caught:
+            elsewhere(arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert type(caught.value) is samemap.BackingError
+    assert caught.value.errno == errno.ENOMEM
+    assert caught.value.found == os.strerror(errno.ENOMEM)
+    assert caught.value.path == str(tmp_path / "large")

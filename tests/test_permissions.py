@@ -1,0 +1,93 @@
+"""Files that may be read but not written, by a process that permissions bind."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from scripts import run_script
+
+FRAME = """
+import os, sys
+import numpy as np
+import samemap
+from samemap import _core
+
+path = sys.argv[1] + "/data"
+np.arange(1000.0).tofile(path)
+
+def backing(array):
+    return _core.Reducer().reduce(array)[1][0][0]
+
+def elsewhere(backing):
+    # As a process does that has no such map, and a sender that is gone.
+    attach, (token, *args, pid) = backing.__reduce__()
+    return attach(b"elsewhere.......", *args, 1 << 30)
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a function that runs a script after `FRAME`, as anybody but root."""
+    prefix = []
+    if os.geteuid() == 0:
+        prefix = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]
+        if shutil.which(prefix[0]) is None:
+            pytest.skip("root may do everything")
+        if subprocess.run([*prefix, "true"], capture_output=True).returncode != 0:
+            pytest.skip("root's privileges can't be given up")
+
+    def run(source):
+        return run_script(FRAME + source, tmp_path, prefix=prefix)
+
+    return run
+
+
+@pytest.mark.parametrize("mode", ["r", "c"])
+def test_nothing_is_written(run, mode):
+    """Read-only and private maps of a file that can't be written are sent."""
+    run(f"""
+os.chmod(path, 0o444)
+array = np.memmap(path, np.float64, {mode!r})
+array = array[::-1]
+assert samemap.explain(array)["by_reference"]
+other = elsewhere(backing(array))
+if {mode!r} == "c":
+    other[:8] = bytes([255] * 8)
+    assert array[-1] == 0
+assert other[8:16] == np.float64(1).tobytes()
+""")
+
+
+def test_forbidden_since(run):
+    """A map that was writable when the file was: its copy is read-only."""
+    run("""
+array = np.memmap(path, np.float64, "r+")
+os.chmod(path, 0o444)
+told = samemap.explain(array)
+assert told["reason"] == "forbidden", told
+copy = samemap.loads(samemap.dumps(array))
+assert copy.tolist() == array.tolist()
+assert not copy.flags.writeable and not np.shares_memory(copy, array)
+""")
+
+
+def test_forbidden_while_pickling(run):
+    """Between the view and its backing, and when it arrives: the typed error."""
+    run("""
+array = np.memmap(path, np.float64, "r+")
+there, here = backing(array), backing(array)
+attach, (token, *args, pid) = there.__reduce__()
+os.chmod(path, 0o444)
+for function, arguments in [
+    (here.__reduce__, ()),
+    (attach, (b"elsewhere.......", *args, 1 << 30)),
+]:
+    try:
+        function(*arguments)
+    except samemap.BackingPermissionError as error:
+        assert error.path == path, error
+        assert error.errno == 13, error.errno
+    else:
+        raise SystemExit("no error")
+""")
