@@ -11,6 +11,7 @@ import pytest
 import samemap
 from foreign import map_at
 from samemap import _core
+from scripts import run_script
 
 PAGE = mmap.PAGESIZE
 NAMES = "token", "path", "identity", "offset", "length", "access", "pid"
@@ -83,16 +84,30 @@ def test_other_types(array, damage):
         elsewhere(reference(array), **damage)
 
 
-def test_known_map_of_other_numbers(array, path):
-    """The token alone is no proof: file, range and sharing must be the same."""
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"length": PAGE},
+        {"offset": PAGE, "length": 3 * PAGE},
+        {"access": WRITABLE | PRIVATE},
+    ],
+)
+def test_known_map_of_other_numbers(array, others):
+    """The token alone is no proof: range and sharing must be the same."""
     good = reference(array)
     assert attach(good) is array.base
-    part = attach(good, length=PAGE)
-    assert (len(part), part[:]) == (PAGE, array.base[:PAGE])
-    assert attach(good, offset=PAGE, length=PAGE)[:] == array.base[PAGE : 2 * PAGE]
-    private = attach(good, access=WRITABLE | PRIVATE)
-    private[:8] = bytes([255] * 8)
-    assert array[0] == 0
+    found = attach(good, **others)
+    arguments = {**good, **others}
+    end = arguments["offset"] + arguments["length"]
+    assert found[:] == array.base[arguments["offset"] : end]
+    found[8:16] = bytes(8)
+    private = "access" in others
+    assert (array.base[arguments["offset"] + 8] == 0) == (not private)
+
+
+def test_known_map_of_another_file(array, path):
+    """Nor is it one of the file."""
+    good = reference(array)
     other = path.with_name("other")
     other.write_bytes(bytes(4 * PAGE))
     theirs = reference(np.memmap(other, np.int64, "r+"))
@@ -143,6 +158,61 @@ def test_private_maps_are_never_merged(path):
     first, second = elsewhere(arguments), elsewhere(arguments)
     first[:8] = bytes([255] * 8)
     assert second[:8] == bytes(8)
+    shared = elsewhere(arguments, access=WRITABLE)
+    shared[:8] = bytes([127] * 8)
+    assert path.read_bytes()[:8] == bytes([127] * 8)
+
+
+MEANWHILE = """
+import mmap, os, sys
+from pathlib import Path
+
+meanwhile = None
+
+class Map(mmap.mmap):
+    # What happens between the look at the file and its mapping.
+    def __new__(cls, *args, **kwargs):
+        global meanwhile
+        function, meanwhile = meanwhile, None
+        if function is not None:
+            function()
+        return super().__new__(cls, *args, **kwargs)
+
+mmap.mmap = Map
+import numpy as np
+import samemap
+from samemap import _core
+
+path = Path(sys.argv[1])
+array = np.memmap(path, np.float64, "w+", shape=(10_000,))
+attach, args = _core.Reducer().reduce(array)[1][0][0].__reduce__()
+args = b"elsewhere.......", *args[1:6], 1 << 30
+"""
+
+
+def test_truncated_meanwhile(tmp_path):
+    """A file that is cut just before it is mapped is the same typed error."""
+    source = """
+meanwhile = lambda: os.truncate(path, 100)
+try:
+    attach(*args)
+except samemap.BackingTruncatedError as error:
+    print(error.expected, error.found, error.path == str(path), sep=", ")
+"""
+    found = run_script(MEANWHILE + source, tmp_path / "data")
+    assert found == "at least 80000 bytes, 100 bytes, True\n"
+
+
+def test_mapped_meanwhile(tmp_path):
+    """Two threads that read the same message at once get the same map."""
+    source = """
+found = []
+meanwhile = lambda: found.append(attach(*args))
+found.append(attach(*args))
+first, second = found
+print(first is second, _core.known())
+"""
+    assert run_script(MEANWHILE + source, tmp_path / "data") == "True 2\n"
 
 
 def test_no_memory_for_the_map(tmp_path):

@@ -27,6 +27,9 @@ def test_started_programs_inherit_none(tmp_path):
         del opened[:]
         attached = attach(b"elsewhere.......", *args[1:])
         assert opened == [False]
+        links = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
+        # A map needs no descriptor where mmap.mmap can do without.
+        assert links.count(folder + "/kept") == 1 + (sys.version_info < (3, 13))
 
         with open(folder + "/unlinked", "w+b") as file:
             unlinked = np.memmap(file, np.float64, "r+", shape=(100,))
