@@ -4,6 +4,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 
 def run_script(source, *arguments, timeout=100, status=0, prefix=()):
     """Run Python source; return what it prints. Its end is part of the claim.
@@ -19,3 +21,15 @@ def run_script(source, *arguments, timeout=100, status=0, prefix=()):
     )
     assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
     return done.stdout
+
+
+def mounted(commands):
+    """Return a prefix that mounts something for one program; skip if that can't be."""
+    prefix = ["unshare", "-m", "sh", "-c", f'{commands} && exec "$@"', "sh"]
+    try:
+        done = subprocess.run([*prefix, "true"], capture_output=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("no unshare")
+    if done.returncode != 0:
+        pytest.skip("may not mount")
+    return prefix

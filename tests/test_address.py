@@ -1,5 +1,6 @@
 """Which file is mapped at an address? The ioctl, the text, and neither."""
 
+import ctypes
 import mmap
 import os
 import shutil
@@ -11,7 +12,7 @@ import pytest
 import samemap
 from foreign import MAP_FIXED, array_at, libc, map_at
 from samemap import _core
-from scripts import run_script
+from scripts import mounted, run_script
 
 PAGE = mmap.PAGESIZE
 
@@ -96,7 +97,7 @@ def test_several_entries(source, path):
     assert samemap.explain(array_at(address, 2 * PAGE))["map_writable"] is True
 
 
-@pytest.mark.parametrize("second", ["elsewhere", "other file", "anonymous"])
+@pytest.mark.parametrize("second", ["elsewhere", "other file", "private", "anonymous"])
 def test_range_that_leaves_the_file(source, path, second):
     """Neighbours that don't continue the file: by value, with the right bytes."""
     address = map_at(path, 4 * PAGE)
@@ -106,6 +107,9 @@ def test_range_that_leaves_the_file(source, path, second):
         other = path.with_name("other")
         other.write_bytes(b"\7" * 4 * PAGE)
         map_at(other, 2 * PAGE, 2 * PAGE, address + 2 * PAGE)
+    elif second == "private":
+        rest = address + 2 * PAGE
+        map_at(path, 2 * PAGE, 2 * PAGE, rest, flags=mmap.MAP_PRIVATE)
     else:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED
         libc.mmap(address + 2 * PAGE, 2 * PAGE, mmap.PROT_READ, flags, -1, 0)
@@ -113,6 +117,47 @@ def test_range_that_leaves_the_file(source, path, second):
     assert not samemap.explain(array)["by_reference"]
     np.testing.assert_array_equal(samemap.loads(samemap.dumps(array)), array)
     arrives(array_at(address, 2 * PAGE))
+
+
+@pytest.mark.parametrize("pages", [slice(0, 1), slice(1, 2), slice(0, 4)])
+def test_unreadable_pages(source, path, pages):
+    """Memory that may not be read here is not given to others to read."""
+    address = map_at(path, 4 * PAGE)
+    start = address + pages.start * PAGE
+    libc.mprotect(start, (pages.stop - pages.start) * PAGE, 0)
+    array = array_at(address, 4 * PAGE)
+    assert _core.describe(array)["reason"] == "memory"
+    with pytest.raises(samemap.BackingError):
+        samemap.dumps(array)
+
+
+def test_many_entries(source, tmp_path):
+    """A map of thousands of entries, in a table of more than 64 kB."""
+    pages = 2000
+    path = tmp_path / "many"
+    np.arange(pages * PAGE // 8, dtype=np.int64).tofile(path)
+    address = map_at(path, pages * PAGE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    for i in range(0, pages, 2):
+        assert libc.mprotect(address + i * PAGE, PAGE, mmap.PROT_READ) == 0
+    array = array_at(address, pages * PAGE)
+    told = samemap.explain(array)
+    assert (told["by_reference"], told["map_writable"]) == (True, False)
+    assert told["map_length"] == pages * PAGE
+    last = array_at(address + (pages - 1) * PAGE, PAGE)
+    assert samemap.explain(last)["map_writable"]
+    libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(pages * PAGE))
+
+
+def test_memory_of_nobody(source, path):
+    """A memoryview made in C has no object behind it."""
+    view = ctypes.pythonapi.PyMemoryView_FromMemory
+    view.restype = ctypes.py_object
+    view.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int]
+    memory = view(map_at(path, 8 * PAGE), 8 * PAGE, 0x100)  # PyBUF_READ
+    array = np.frombuffer(memory, np.int64)
+    assert memory.obj is None
+    arrives(array[::-1])
+    assert np.shares_memory(samemap.loads(samemap.dumps(array)), array)
 
 
 def test_mapped_anew(source, path):
@@ -180,6 +225,37 @@ def test_partly_inaccessible(source, path):
     copy = samemap.loads(samemap.dumps(array))
     np.testing.assert_array_equal(copy, array)
     assert not copy.flags.writeable
+
+
+@pytest.mark.parametrize("source_name", ["ioctl", "text"])
+def test_overlay(tmp_path, source_name):
+    """On overlayfs `stat` tells other devices than the map table."""
+    source = """
+        import os, sys
+        sys.path.insert(0, sys.argv[1])
+        import numpy as np
+        from samemap import _core
+        from test_address import arrives
+        _core.set_map_table(sys.argv[3])
+        for name, mode in [("lower", "r"), ("written", "r+"), ("new", "w+")]:
+            path = f"{sys.argv[2]}/merged/{name}"
+            array = np.memmap(path, np.int64, mode, shape=(1000,))
+            if mode != "r":
+                array[:] = np.arange(1000)
+            arrives(array[::-1])
+            print(os.stat(path).st_dev)
+    """
+    mounts = [f"cd {tmp_path}", "mkdir -p low up merged"]
+    mounts += [f"mount -t tmpfs x {name}" for name in ("low", "up")]
+    mounts += ["mkdir up/data up/work", "head -c 8000 /dev/urandom > low/lower"]
+    mounts += ["cp low/lower low/written"]
+    options = "xino=off,lowerdir=low,upperdir=up/data,workdir=up/work"
+    mounts += [f"mount -t overlay x -o {options} merged"]
+    here = os.path.dirname(__file__)
+    prefix = mounted(" && ".join(mounts))
+    devices = run_script(source, here, tmp_path, source_name, prefix=prefix).split()
+    assert len(devices) == 3
+    assert len({*devices}) == 2
 
 
 def test_no_table(path):

@@ -1,5 +1,6 @@
 """A reference to a mapping, as its reader takes it: nothing in it is trusted."""
 
+import ctypes
 import errno
 import mmap
 import os
@@ -9,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import samemap
-from foreign import map_at
+from foreign import libc, map_at
 from samemap import _core
-from scripts import run_script
+from scripts import mounted, run_script
 
 PAGE = mmap.PAGESIZE
 NAMES = "token", "path", "identity", "offset", "length", "access", "pid"
@@ -113,6 +114,73 @@ def test_known_map_of_another_file(array, path):
     theirs = reference(np.memmap(other, np.int64, "r+"))
     identity = {"identity": theirs["identity"], "path": theirs["path"]}
     assert attach(good, **identity)[8:16] == bytes(8)
+
+
+@pytest.mark.parametrize("position", [0, 8, 16, 24])
+def test_identity(array, position):
+    """Device, inode and both parts of the birth time are compared."""
+    good = reference(array)
+    identity = bytearray(good["identity"])
+    identity[position] ^= 1
+    with pytest.raises(samemap.BackingReplacedError) as caught:
+        elsewhere(good, identity=bytes(identity))
+    assert caught.value.path == str(array.filename)
+    assert caught.value.expected != caught.value.found
+
+
+def test_path_through_a_file(array):
+    """A folder that is a file now: gone, as with any other path to nowhere."""
+    with pytest.raises(samemap.BackingNotFoundError) as caught:
+        elsewhere(reference(array), path=os.fsencode(array.filename) + b"/file")
+    assert caught.value.errno == errno.ENOTDIR
+
+
+@pytest.mark.parametrize("way", [b"/gone", b"/dev/null/file", b"/dev/null", b"/"])
+def test_through_the_sender(array, way):
+    """Wherever the path leads by now, the sender's descriptor is on the file."""
+    found = elsewhere(reference(array), path=way, pid=os.getpid())
+    assert found is not array.base
+    found[8:16] = bytes([255] * 8)
+    assert array[1] == -1
+
+
+def test_other_things_are_not_opened(array, tmp_path):
+    """What isn't a regular file isn't even opened: that alone may do something."""
+    libc.inotify_add_watch.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32]
+    in_open = 0x20
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    events = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    assert libc.inotify_add_watch(events, os.fsencode(fifo), in_open) >= 0
+    try:
+        with pytest.raises(samemap.BackingReplacedError) as caught:
+            elsewhere(reference(array), path=os.fsencode(fifo))
+        assert caught.value.found == "not a regular file"
+        with pytest.raises(BlockingIOError):
+            os.read(events, 1000)
+    finally:
+        os.close(events)
+
+
+def test_read_only_file_system(tmp_path):
+    """A file system that can't be written any more: the typed error says so."""
+    source = """
+        import os, subprocess, sys
+        import numpy as np
+        import samemap
+        from samemap import _core
+        path = sys.argv[1] + "/data"
+        array = np.memmap(path, np.float64, "w+", shape=(100,))
+        attach, args = _core.Reducer().reduce(array)[1][0][0].__reduce__()
+        del array
+        subprocess.run(["mount", "-o", "remount,ro", sys.argv[1]], check=True)
+        try:
+            attach(*args)
+        except samemap.BackingPermissionError as error:
+            print(error.errno == 30, error.path == path)
+    """
+    prefix = mounted(f"mount -t tmpfs x {tmp_path}")
+    assert run_script(source, tmp_path, prefix=prefix) == "True True\n"
 
 
 def test_closed_map(array):

@@ -4,7 +4,6 @@ import ctypes
 import fcntl
 import mmap
 import os
-import subprocess
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import samemap
 from foreign import libc, map_at
 from joblib import Parallel, delayed
 from samemap import _core
-from scripts import run_script
+from scripts import mounted, run_script
 
 PAGE = mmap.PAGESIZE
 PROT_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
@@ -149,11 +148,52 @@ def test_same_inode_on_two_devices(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
     mounts = " && ".join(f"mount -t tmpfs x {tmp_path / name}" for name in "ab")
-    prefix = ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
-    if subprocess.run([*prefix, "true"], capture_output=True).returncode != 0:
-        pytest.skip("may not mount")
     here = os.path.dirname(__file__)
-    assert run_script(source, here, tmp_path, prefix=prefix) == "2\n"
+    found = run_script(source, here, tmp_path, prefix=mounted(mounts))
+    assert found == "2\n"
+
+
+@pytest.mark.parametrize("source_name", ["ioctl", "text"])
+def test_descriptor_of_the_same_inode_on_another_device(tmp_path, source_name):
+    """An open file is not taken for the unlinked one whose number it has."""
+    source = """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from pathlib import Path
+        import samemap
+        from foreign import array_at, map_at
+        from samemap import _core
+        _core.set_map_table(sys.argv[3])
+        paths = [Path(sys.argv[2], name, "file") for name in "ab"]
+        for value, path in enumerate(paths, 1):
+            path.write_bytes(bytes([value]) * 4096)
+        assert paths[0].stat().st_ino == paths[1].stat().st_ino
+        array = array_at(map_at(paths[0], 4096), 4096)
+        paths[0].unlink()
+        with paths[1].open("r+b"):
+            print(samemap.explain(array)["reason"])
+    """
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    mounts = " && ".join(f"mount -t tmpfs x {tmp_path / name}" for name in "ab")
+    here = os.path.dirname(__file__)
+    found = run_script(source, here, tmp_path, source_name, prefix=mounted(mounts))
+    assert found == "unreachable\n"
+
+
+def test_chain_without_an_end():
+    """Bases that go round in a circle are an error, not a loop."""
+    source = """
+        import numpy as np
+        import samemap
+        array = np.lib.stride_tricks.as_strided(np.arange(5))
+        array.base.base = array
+        try:
+            samemap.explain(array)
+        except RecursionError as error:
+            print(error)
+    """
+    assert "does not end" in run_script(source, timeout=30)
 
 
 def test_system_v_segment_is_no_memfd():
