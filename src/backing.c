@@ -88,6 +88,15 @@ look_up(Backing *backing, MapEntry *entry)
                          low + (uintptr_t)backing->length, entry);
 }
 
+/* Our descriptor still is one on the file: others may close all that a process
+ * has (a daemon does), and then the number is somebody else's. */
+static bool
+has_descriptor(const Backing *backing, FileStatus *status)
+{
+    return backing->fd >= 0 && fileid_fstat(backing->fd, status) == 0 &&
+           (!backing->has_id || fileid_equal(&status->id, &backing->id));
+}
+
 /* The path of last time (or the one in a fresh `entry`) no longer leads to the
  * file: follow a rename, else use a descriptor. */
 static int
@@ -104,16 +113,16 @@ search(Backing *backing, const MapEntry *entry)
         leads_to_file(backing, &now, now.path, &status)) {
         return accept(backing, now.path, &status);
     }
-    if (backing->fd < 0) {
+    if (!has_descriptor(backing, &status)) {
         int fd = locator_find_fd(backing->state, entry, &status);
-        if (backing->fd < 0) {
+        FileStatus other;
+        if (!has_descriptor(backing, &other)) {
             backing->fd = fd;
         } else if (fd >= 0) { /* another thread was here meanwhile */
             close(fd);
         }
     }
-    if (backing->fd >= 0 && fileid_fstat(backing->fd, &status) == 0 &&
-        (!backing->has_id || fileid_equal(&status.id, &backing->id)) &&
+    if (has_descriptor(backing, &status) &&
         locator_of_fd(backing->fd, path, sizeof(path))) {
         return accept(backing, path, &status);
     }
@@ -292,13 +301,14 @@ static void
 backing_dealloc(Backing *self)
 {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
+    FileStatus status;
     PyObject_GC_UnTrack(self);
     backing_clear(self);
     Py_XDECREF(self->py_owner_key);
     Py_XDECREF(self->py_token);
     Py_XDECREF(self->locator);
     ranges_clear(&self->sent);
-    if (self->fd >= 0) {
+    if (has_descriptor(self, &status)) {
         close(self->fd);
     }
     PyObject_GC_Del(self);

@@ -236,6 +236,40 @@ def test_closed_descriptors(tmp_path, source_name):
     assert run_script(source, tmp_path, source_name) == "0123ab6789\n"
 
 
+def test_closed_descriptor_of_a_file(tmp_path):
+    """Nor is that number taken for the file, or closed, once it is a user's."""
+    source = """
+        import gc, os, sys
+        sys.path.insert(0, sys.argv[1])
+        from pathlib import Path
+        import samemap
+        from foreign import array_at, map_at
+
+        path = Path(sys.argv[2], "file")
+        path.write_bytes(bytes([1]) * 4096)
+        array = array_at(map_at(path, 4096), 4096)
+        opened = os.open(path, os.O_RDWR)
+        path.unlink()
+        tell = lambda: samemap.explain(array)["route"] or "none"
+        print(tell())
+        kept = os.dup2(opened, 300)
+        os.closerange(3, 256)
+        users = [os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(10)]
+        print(tell())
+        os.closerange(3, 301)
+        users = [os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(10)]
+        print(tell())
+        assert samemap.loads(samemap.dumps(array)).tolist() == array.tolist()
+        del array
+        gc.collect()
+        for number in users:
+            os.fstat(number)
+    """
+    here = os.path.dirname(__file__)
+    found = run_script(source, here, tmp_path)
+    assert found.split() == ["descriptor", "descriptor", "none"]
+
+
 def test_failed_import_closes_nothing():
     """Descriptor 0 stays open when the extension can't be initialised."""
     source = """
@@ -283,6 +317,26 @@ def test_memory_of_another_owner(make_file):
     for owner in (mmap.mmap(-1, PAGE), b"bytes", None):
         with pytest.raises(ValueError, match="owner"):
             _core.rebuild((owner, backing), layout)
+
+
+def test_cut_before_the_start(make_file):
+    """A file that ends before the map begins is no shorter map of it."""
+    path = make_file("a", 1)
+    array = Owner().array(map_at(path, PAGE, 2 * PAGE), PAGE)
+    os.truncate(path, PAGE)
+    with pytest.raises(samemap.BackingTruncatedError):
+        samemap.explain(array)
+
+
+def test_cut_since(make_file):
+    """The length of a map is that of the first look, not of each."""
+    path = make_file("a", 1, 4 * PAGE - 100)
+    array = Owner().array(map_at(path, 4 * PAGE), 4 * PAGE - 100)
+    assert samemap.explain(array)["map_length"] == 4 * PAGE - 100
+    os.truncate(path, PAGE)
+    with pytest.raises(samemap.BackingTruncatedError) as caught:
+        samemap.dumps(array[:10])
+    assert caught.value.expected == f"at least {4 * PAGE - 100} bytes"
 
 
 def test_copy_to_be_written_back(make_file):
