@@ -173,6 +173,29 @@ def test_mapped_anew(source, path):
 
 
 @pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"offset": 2 * PAGE}, {"map_offset": 2 * PAGE}),
+        ({"prot": mmap.PROT_READ | mmap.PROT_WRITE}, {"map_writable": True}),
+        ({"flags": mmap.MAP_PRIVATE}, {"sharing": "private"}),
+    ],
+)
+def test_mapped_anew_otherwise(source, path, change, told):
+    """Or the same file in another way: as it is mapped now, so it is sent."""
+    address = map_at(path, PAGE)
+    array = array_at(address, PAGE)
+    before = samemap.explain(array)
+    assert before | told != before
+    map_at(path, PAGE, address=address, **change)
+    now = samemap.explain(array)
+    assert now | told == now
+    arrives(array)
+    assert np.shares_memory(samemap.loads(samemap.dumps(array)), array) == (
+        "flags" not in change
+    )
+
+
+@pytest.mark.parametrize(
     "name", [b"name (deleted)", b"new\nline", rb"back\012slash", b"latin-\xe9", b"a b "]
 )
 @pytest.mark.parametrize("unlinked", [False, True])
