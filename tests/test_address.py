@@ -287,6 +287,13 @@ def test_no_table(path):
     try:
         array = np.memmap(path, np.int64, "r+", offset=5000 * 8 % PAGE)
         arrives(array[::-1])
+        assert samemap.explain(array)["map_writable"]
+        readonly = np.memmap(path, np.int64, "r")
+        assert not samemap.explain(readonly)["map_writable"]
+        arrives(readonly)
+        nameless = np.asarray(array).view(np.memmap)
+        assert nameless.filename is None
+        assert (samemap.loads(samemap.dumps(nameless)) == array).all()
         private = np.memmap(path, np.int64, "c")
         private[3] = 99
         copy = samemap.loads(samemap.dumps(private))
@@ -294,7 +301,9 @@ def test_no_table(path):
         with path.open("r+b") as file:
             bare = np.frombuffer(mmap.mmap(file.fileno(), 0), np.int64)
         assert samemap.explain(bare)["reason"] == "no map table"
-        np.testing.assert_array_equal(samemap.loads(samemap.dumps(bare)), bare)
+        copy = samemap.loads(samemap.dumps(bare))
+        np.testing.assert_array_equal(copy, bare)
+        assert not copy.flags.writeable  # others may see what is written there
     finally:
         _core.set_map_table("auto")
 

@@ -106,6 +106,14 @@ def test_known_map_of_other_numbers(array, others):
     assert (array.base[arguments["offset"] + 8] == 0) == (not private)
 
 
+def test_two_maps_of_a_token(array):
+    """When one of them goes, the other is still found."""
+    good = reference(array)
+    part = attach(good, length=PAGE)
+    del array
+    assert attach(good, length=PAGE) is part
+
+
 def test_known_map_of_another_file(array, path):
     """Nor is it one of the file."""
     good = reference(array)
@@ -226,9 +234,10 @@ def test_private_maps_are_never_merged(path):
     first, second = elsewhere(arguments), elsewhere(arguments)
     first[:8] = bytes([255] * 8)
     assert second[:8] == bytes(8)
-    shared = elsewhere(arguments, access=WRITABLE)
-    shared[:8] = bytes([127] * 8)
-    assert path.read_bytes()[:8] == bytes([127] * 8)
+    for function in (attach, elsewhere):
+        shared = function(arguments, access=WRITABLE)
+        shared[:8] = function.__name__[:8].encode().ljust(8)
+        assert path.read_bytes()[:8] == shared[:8]
 
 
 MEANWHILE = """

@@ -81,6 +81,35 @@ def test_owner_of_two_maps(source, make_file):
         assert np.shares_memory(second, two)
 
 
+@pytest.mark.parametrize("which", range(3))
+def test_one_of_several_maps_changes(source, make_file, which):
+    """What an owner maps anew is another map; its others stay what they are."""
+    owner, length = Owner(), PAGE
+    addresses = [map_at(make_file(name, ord(name)), length) for name in "abc"]
+    arrays = [owner.array(address, length) for address in addresses]
+    # While the copies live, nobody else takes the place of a map that was lost.
+    copies = samemap.loads(samemap.dumps(arrays))
+    before = [token(array) for array in arrays]
+    known = _core.known()
+    map_at(make_file("d", 4), length, address=addresses[which])
+    after = [token(array) for array in arrays]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [
+        i != which for i in range(3)
+    ]
+    assert [token(array) for array in arrays] == after
+    for i, array in enumerate(arrays):
+        copy = samemap.loads(samemap.dumps(array))
+        assert np.shares_memory(copy, array)
+        assert copy[0] == (4 if i == which else ord("abc"[i]))
+    assert _core.known() == known
+    del owner, arrays, copies, array, copy
+    assert _core.known() == known - 1
+
+
+def token(array):
+    return _core.Reducer().reduce(array)[1][0].__reduce__()[1][0]
+
+
 def test_neighbours(source, make_file):
     """Two files mapped one behind the other by one owner are two maps."""
     address = map_at(make_file("a", 1), 4 * PAGE)
@@ -319,6 +348,62 @@ def test_memory_of_another_owner(make_file):
             _core.rebuild((owner, backing), layout)
 
 
+def test_overflow(make_file):
+    """Strides that reach round the address space are refused."""
+    array = np.memmap(make_file("a", 1), np.uint8, "r")
+    for strides in [(1 << 62,), (-(1 << 62),)]:
+        around = np.lib.stride_tricks.as_strided(array, (5,), strides)
+        with pytest.raises(ValueError, match="overflow"):
+            samemap.explain(around)
+
+
+def test_cut_and_copied(make_file):
+    """What can only be copied and is cut is an error too, no signal."""
+    source = """
+        import os, sys
+        sys.path.insert(0, sys.argv[1])
+        from pathlib import Path
+        import numpy as np
+        import samemap
+        from foreign import array_at, map_at
+        from samemap import _core
+
+        def fails(function, *arguments):
+            try:
+                function(*arguments)
+            except samemap.BackingTruncatedError as error:
+                print(error.path == str(path))
+
+        path = Path(sys.argv[2])
+        array = array_at(map_at(path, 4 * 4096), 4 * 4096)
+        with path.open("r+b") as file:
+            path.unlink()
+            file.truncate(4096)
+        assert not _core.describe(array)["reason"] == ""
+        try:
+            samemap.dumps(array)
+        except samemap.BackingTruncatedError as error:
+            print(error.found)
+        assert samemap.loads(samemap.dumps(array[:512])).tolist() == [
+            int.from_bytes(bytes([1]) * 8)
+        ] * 512
+
+        path.write_bytes(bytes(64 * 4096))
+        private = np.memmap(path, np.int64, "c", shape=(64, 512))
+        private += 1
+        message = _core.Outgoing()
+        reduce = _core.Reducer().reduce
+        assert reduce(private[0])[0] is _core.rebuild
+        os.truncate(path, 32 * 4096)
+        fails(reduce, private[:, 5])
+        del message
+        fails(reduce, private[:, 5])
+    """
+    here = os.path.dirname(__file__)
+    found = run_script(source, here, make_file("a", 1))
+    assert found == "0 bytes\nTrue\nTrue\n"
+
+
 def test_cut_before_the_start(make_file):
     """A file that ends before the map begins is no shorter map of it."""
     path = make_file("a", 1)
@@ -349,6 +434,15 @@ def test_copy_to_be_written_back(make_file):
         assert inside.flags.owndata
         assert samemap.explain(inside)["reason"] == "memory"
         assert samemap.loads(samemap.dumps(inside)).tolist() == [0] * 100
+
+
+def test_readonly_map_made_writable_behind(make_file):
+    """An mmap.mmap for reading stays so, whatever a library does to its pages."""
+    with make_file("a", 1).open("r+b") as file:
+        whole = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    array = np.frombuffer(whole, np.uint8)
+    assert libc.mprotect(array.ctypes.data, array.nbytes, PROT_WRITE) == 0
+    assert samemap.explain(array)["map_writable"] is False
 
 
 def test_readonly_exporter(make_file):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 
 import pytest
 from scripts import run_script
@@ -91,3 +92,17 @@ for function, arguments in [
     else:
         raise SystemExit("no error")
 """)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_effective_user(tmp_path):
+    """Whom the process acts for decides, as it does when the file is opened."""
+    source = """
+array = np.memmap(path, np.float64, "r+")
+samemap.explain(array)
+os.seteuid(65534)
+print(samemap.explain(array)["reason"])
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        assert run_script(FRAME + source, folder) == "forbidden\n"
