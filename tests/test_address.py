@@ -132,8 +132,8 @@ def test_unreadable_pages(source, path, pages):
 
 
 def test_many_entries(source, tmp_path):
-    """A map of thousands of entries, in a table of more than 64 kB."""
-    pages = 2000
+    """A map of a thousand entries, in a table of more than 64 kB."""
+    pages = 1000
     path = tmp_path / "many"
     np.arange(pages * PAGE // 8, dtype=np.int64).tofile(path)
     address = map_at(path, pages * PAGE, prot=mmap.PROT_READ | mmap.PROT_WRITE)

@@ -265,7 +265,8 @@ def test_closed_descriptors(tmp_path, source_name):
     assert run_script(source, tmp_path, source_name) == "0123ab6789\n"
 
 
-def test_closed_descriptor_of_a_file(tmp_path):
+@pytest.mark.parametrize("asked", [True, False])
+def test_closed_descriptor_of_a_file(tmp_path, asked):
     """Nor is that number taken for the file, or closed, once it is a user's."""
     source = """
         import gc, os, sys
@@ -287,16 +288,17 @@ def test_closed_descriptor_of_a_file(tmp_path):
         print(tell())
         os.closerange(3, 301)
         users = [os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(10)]
-        print(tell())
-        assert samemap.loads(samemap.dumps(array)).tolist() == array.tolist()
+        if sys.argv[3] == "True":
+            print(tell())
+            assert samemap.loads(samemap.dumps(array)).tolist() == array.tolist()
         del array
         gc.collect()
         for number in users:
             os.fstat(number)
     """
     here = os.path.dirname(__file__)
-    found = run_script(source, here, tmp_path)
-    assert found.split() == ["descriptor", "descriptor", "none"]
+    found = run_script(source, here, tmp_path, asked)
+    assert found.split() == ["descriptor", "descriptor", "none"][: 2 + asked]
 
 
 def test_failed_import_closes_nothing():
@@ -410,7 +412,7 @@ def test_cut_before_the_start(make_file):
     array = Owner().array(map_at(path, PAGE, 2 * PAGE), PAGE)
     os.truncate(path, PAGE)
     with pytest.raises(samemap.BackingTruncatedError):
-        samemap.explain(array)
+        _core.describe(array)
 
 
 def test_cut_since(make_file):
