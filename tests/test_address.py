@@ -291,9 +291,10 @@ def test_no_table(path):
         readonly = np.memmap(path, np.int64, "r")
         assert not samemap.explain(readonly)["map_writable"]
         arrives(readonly)
-        nameless = np.asarray(array).view(np.memmap)
+        nameless = np.asarray(np.memmap(path, np.int64, "r+")).view(np.memmap)
         assert nameless.filename is None
-        assert (samemap.loads(samemap.dumps(nameless)) == array).all()
+        assert samemap.explain(nameless)["reason"] == "no map table"
+        assert (samemap.loads(samemap.dumps(nameless)) == readonly).all()
         private = np.memmap(path, np.int64, "c")
         private[3] = 99
         copy = samemap.loads(samemap.dumps(private))

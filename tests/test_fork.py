@@ -1,5 +1,7 @@
 """A forked child: its parent's mappings, but a registry and a map table of its own."""
 
+import os
+
 from scripts import run_script
 
 CHILD = """
@@ -89,6 +91,28 @@ def test_results(tmp_path):
         assert attach is inherited.base
     """
     run_script(CHILD + source.replace("\n        ", "\n"), tmp_path)
+
+
+def test_results_on_a_file_that_is_gone(tmp_path):
+    """The parent needs no way to the file: it has the map."""
+    source = """
+        sys.path.insert(0, sys.argv[2])
+        from pathlib import Path
+        from foreign import array_at, map_at
+        path = Path(sys.argv[1], "file")
+        path.write_bytes(bytes(800))
+        array = array_at(map_at(path, 800), 800)
+        samemap.explain(array)
+        def child():
+            path.unlink()
+            message = _core.Outgoing()
+            reduce = _core.Reducer(backward=True).reduce
+            return pickle.dumps(reduce(array[::-1])[1][0].__reduce__()[1])
+        owner, known = _core.attach(*pickle.loads(in_child(child)))
+        assert owner is array.base
+    """
+    here = os.path.dirname(__file__)
+    run_script(CHILD + source.replace("\n        ", "\n"), tmp_path, here)
 
 
 def test_threads_of_the_parent(tmp_path):

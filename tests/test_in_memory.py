@@ -1,6 +1,7 @@
 """What is no view of mapped memory keeps joblib's behaviour."""
 
 import copyreg
+import mmap
 import os
 import pickle
 import subprocess
@@ -33,6 +34,9 @@ def memory(mapped):
         "read-only": np.broadcast_to(array, (2, 60, 100)),
         "ufunc of a memmap": mapped + 1,
         "small": np.arange(5),
+        "small read-only": np.frombuffer(bytes(range(80)), np.int64),
+        "small unaligned": np.zeros(41, np.uint8)[1:].view(np.float64),
+        "small strided": np.arange(20)[::3],
         "swapped": np.arange(5, dtype=">i4")[::2],
         "0-d": np.array(5),
         "empty": array[:0],
@@ -51,6 +55,7 @@ def describe(array):
         "strides": array.strides,
         "mode": getattr(array, "mode", None),
         "writeable": array.flags.writeable,
+        "aligned": array.flags.aligned,
         "folder": filename and str(Path(filename).parent.parent),
         "items": array.tolist(),
     }
@@ -181,6 +186,13 @@ def test_memory_beside_memmaps(send, mapped):
     large, small = np.ones((60, 100)), np.ones(5)
     [found] = send(types_and_modes, [large, small, mapped.T], max_nbytes=1000)
     assert found == [("memmap", "r"), ("ndarray", None), ("memmap", "r+")]
+
+
+def test_anonymous_map(send):
+    """A map of no file is memory: a large one is dumped, a small one pickled."""
+    array = np.frombuffer(mmap.mmap(-1, 1000), np.uint8)
+    for max_nbytes, expected in [(999, ("memmap", "r")), (1000, ("ndarray", None))]:
+        assert send(types_and_modes, [array], max_nbytes=max_nbytes) == [[expected]]
 
 
 def types_and_modes(*arrays):

@@ -144,6 +144,25 @@ def test_flush_of_the_whole_map(send, array):
     assert send(flush_whole, [array]) == [(True, True, None)]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("filename", "other"), ("offset", 77), ("mode", "r")]
+)
+def test_attributes_are_those_of_the_view(send, array, name, value):
+    """Attributes that somebody has set are kept, beside those of other views."""
+    view = array[:]
+    setattr(view, name, value)
+    expected = [attributes(each) for each in (array, view, array)]
+    assert send(attributes_of_all, [array, view, array]) == [expected]
+
+
+def attributes(array):
+    return array.filename, array.offset, array.mode
+
+
+def attributes_of_all(*arrays):
+    return [attributes(array) for array in arrays]
+
+
 def flush_whole(array):
     return array._mmap is not None, array.base is array._mmap, array.flush()
 
