@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -291,14 +292,18 @@ def test_no_table(path):
         readonly = np.memmap(path, np.int64, "r")
         assert not samemap.explain(readonly)["map_writable"]
         arrives(readonly)
-        nameless = np.asarray(np.memmap(path, np.int64, "r+")).view(np.memmap)
-        assert nameless.filename is None
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(range(200)))
+            file.flush()
+            nameless = np.memmap(file, np.uint8, "r+")
+        assert (nameless.filename, nameless.offset) == (None, 0)
         assert samemap.explain(nameless)["reason"] == "no map table"
-        assert (samemap.loads(samemap.dumps(nameless)) == readonly).all()
+        assert samemap.loads(samemap.dumps(nameless)).tolist() == nameless.tolist()
         private = np.memmap(path, np.int64, "c")
         private[3] = 99
         copy = samemap.loads(samemap.dumps(private))
         assert copy[3] == 99
+        assert not np.shares_memory(copy, private)
         with path.open("r+b") as file:
             bare = np.frombuffer(mmap.mmap(file.fileno(), 0), np.int64)
         assert samemap.explain(bare)["reason"] == "no map table"

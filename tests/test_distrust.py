@@ -287,7 +287,7 @@ def test_closed_descriptor_of_a_file(tmp_path, asked):
         users = [os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(10)]
         print(tell())
         os.closerange(3, 301)
-        users = [os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(10)]
+        users = [os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(20)]
         if sys.argv[3] == "True":
             print(tell())
             assert samemap.loads(samemap.dumps(array)).tolist() == array.tolist()
