@@ -230,7 +230,8 @@ def test_mapped_anew_since(path):
 
 def test_private_maps_are_never_merged(path):
     """Each message with a private map gets pages of its own."""
-    arguments = reference(np.memmap(path, np.int64, "c"))
+    array = np.memmap(path, np.int64, "c")
+    arguments = reference(array)
     first, second = elsewhere(arguments), elsewhere(arguments)
     first[:8] = bytes([255] * 8)
     assert second[:8] == bytes(8)

@@ -195,6 +195,18 @@ def test_anonymous_map(send):
         assert send(types_and_modes, [array], max_nbytes=max_nbytes) == [[expected]]
 
 
+@pytest.mark.parametrize("offset", range(0, 16, 4))
+def test_copies_keep_their_alignment(offset):
+    """A field that is aligned here is so there, as the copy starts as the map does."""
+    fields = {"names": ["a", "b"], "formats": ["i4", "f8"], "offsets": [0, 4]}
+    dtype = np.dtype({**fields, "itemsize": 16})
+    array = np.frombuffer(mmap.mmap(-1, 1000), dtype, 5, offset)
+    assert array["b"].flags.aligned == (offset in (4, 12))
+    copy = samemap.loads(samemap.dumps(array))
+    assert samemap.explain(array)["reason"] == "anonymous"
+    assert copy["b"].flags.aligned == array["b"].flags.aligned
+
+
 def types_and_modes(*arrays):
     return [(type(a).__name__, getattr(a, "mode", None)) for a in arrays]
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import samemap
+from foreign import array_at, map_at
 from samemap import _core
 
 THREADS = 32
@@ -50,6 +51,32 @@ def test_threads(tmp_path):
     with ThreadPoolExecutor(THREADS) as pool:
         assert list(pool.map(work, range(THREADS))) == list(range(THREADS))
     assert common.tolist() == list(range(1000))
+
+
+def on_mmap(path):
+    return np.memmap(path, np.int64, "r")
+
+
+def on_foreign_memory(path):
+    return array_at(map_at(path, 800), 800)
+
+
+@pytest.mark.parametrize("make", [on_mmap, on_foreign_memory])
+def test_one_token(tmp_path, make):
+    """Threads that meet a new map at once send the same one."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(800))
+    together = threading.Barrier(8)
+
+    def token(array):
+        together.wait(timeout=60)
+        face = _core.Reducer().reduce(array)[1][0]
+        backing = face[0] if isinstance(face, tuple) else face
+        return backing.__reduce__()[1][0]
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(ROUNDS):
+            assert len({*pool.map(token, [make(path)] * 8)}) == 1
 
 
 @pytest.mark.parametrize("first", ["good", "bad"])
