@@ -79,16 +79,10 @@ value_copy(State *state, Plan *plan, bool writable)
     if (as_it_is) {
         memcpy(target, plan->low, (size_t)span);
         layout->offset = pad + (plan->data - plan->low);
-        if (span == 0) {
-            layout->offset = pad;
-        }
     } else {
         layout_gather(layout, itemsize, plan->data, target);
         set_c_strides(layout, itemsize);
         layout->offset = pad;
-    }
-    if (!writable) {
-        layout->flags &= ~(unsigned)LAYOUT_WRITEABLE;
     }
     return copy;
 }

@@ -97,6 +97,32 @@ def test_by_value(path, make, reason):
     assert copy.tolist() == array.tolist()
 
 
+@pytest.mark.parametrize("distance", [-8, 0, 800, 8000, 8008])
+def test_empty(path, distance):
+    """An array of no elements goes by reference, wherever it points."""
+    array = np.memmap(path, np.float64, "r+")
+    strided = np.lib.stride_tricks.as_strided(array, (0,), (56,))
+    interface = array.__array_interface__
+    address, readonly = interface["data"]
+    interface.update(shape=(0,), strides=(56,), data=(address + distance, readonly))
+    strided.base.__array_interface__ = interface
+    empty = np.asarray(strided.base)
+    assert empty.ctypes.data - array.ctypes.data == distance
+    assert samemap.explain(empty)["by_reference"]
+    copy = samemap.loads(samemap.dumps(empty))
+    assert (copy.shape, copy.strides) == ((0,), (56,))
+    assert copy.base is array.base
+
+
+def test_gaps_are_not_copied(path):
+    """A copy has the elements, not what lies between them."""
+    array = anonymous(path)[::100]
+    assert len(samemap.dumps(array)) < 300
+    wide = np.broadcast_to(anonymous(path)[:10], (1000, 10))
+    assert len(samemap.dumps(wide)) < 300
+    assert samemap.loads(samemap.dumps(wide)).shape == (1000, 10)
+
+
 class Own(np.ndarray):
     """A class that samemap is not told of."""
 
