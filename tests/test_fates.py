@@ -305,9 +305,17 @@ def change_and_return(array, path):
     return array[::-1]
 
 
-def test_private_result_of_a_file_that_is_gone(backend, path):
+def private_without_descriptor(path):
+    prot, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE
+    return array_at(map_at(path, NBYTES, prot=prot, flags=flags), NBYTES)
+
+
+@pytest.mark.parametrize(
+    "open_map", [lambda path: by_memmap(path, "c"), private_without_descriptor]
+)
+def test_private_result_of_a_file_that_is_gone(backend, path, open_map):
     """A private map has no double in the caller to come back to: it is copied."""
-    array = by_memmap(path, "c")
+    array = open_map(path)
     expected = DATA.copy()
     expected[3] = 33
     [result] = Parallel(n_jobs=2, backend=backend)(
@@ -315,6 +323,22 @@ def test_private_result_of_a_file_that_is_gone(backend, path):
     )
     np.testing.assert_array_equal(result, expected[::-1])
     np.testing.assert_array_equal(array, DATA)
+
+
+@pytest.mark.parametrize("open_map", [by_memmap, by_mmap, without_descriptor])
+def test_result_of_a_file_that_is_gone(backend, path, open_map):
+    """A shared map is the caller's own, whatever became of the file meanwhile."""
+    array = open_map(path)
+    [result] = Parallel(n_jobs=2, backend=backend)(
+        [delayed(unlink_and_return)(array, path)]
+    )
+    assert np.shares_memory(result, array)
+    np.testing.assert_array_equal(result, DATA[::-1])
+
+
+def unlink_and_return(array, path):
+    path.unlink()
+    return array[::-1]
 
 
 def test_same_inode_number_again(backend, path):

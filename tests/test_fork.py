@@ -115,6 +115,22 @@ def test_results_on_a_file_that_is_gone(tmp_path):
     run_script(CHILD + source.replace("\n        ", "\n"), tmp_path, here)
 
 
+def test_result_on_an_anonymous_map(tmp_path):
+    """Memory without a file is copied by the child, too."""
+    source = """
+        import mmap
+        array = np.frombuffer(mmap.mmap(-1, 800), np.int64)
+        array[:] = np.arange(100)
+        samemap.explain(array)
+        def child():
+            function, arguments = _core.Reducer(backward=True).reduce(array[::-1])
+            assert type(arguments[0]) is not _core.Backing
+            return function(*arguments).tolist()
+        assert in_child(child) == list(range(99, -1, -1))
+    """
+    run_script(CHILD + source.replace("\n        ", "\n"), tmp_path)
+
+
 def test_threads_of_the_parent(tmp_path):
     """What another thread of the parent writes or reads is no message in the child."""
     source = """

@@ -95,6 +95,15 @@ def test_pickler_without_messages(modified, tmp_path):
         np.testing.assert_array_equal(samemap.loads(path.read_bytes()), modified)
 
 
+def test_many_within_a_moment(raw_file):
+    """Nor when it pickles many arrays in the time that tells messages apart."""
+    array = np.memmap(raw_file(np.zeros(500)), np.float64, "c")
+    array[3] = 1
+    reduce = _core.Reducer().reduce
+    patches = [reduce(array)[1][3] for _ in range(1000)]
+    assert all(len(patch[1]) == array.nbytes for patch in patches)
+
+
 def test_only_looking(modified):
     """To ask about an array within a message is not to send it."""
     message = _core.Outgoing()
