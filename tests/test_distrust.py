@@ -447,16 +447,33 @@ def test_readonly_map_made_writable_behind(make_file):
     assert samemap.explain(array)["map_writable"] is False
 
 
-def test_readonly_exporter(make_file):
+def readonly_exporter(path):
+    address = map_at(path, PAGE, prot=PROT_WRITE)
+    return Owner().array(address, PAGE, readonly=True)
+
+
+def readonly_memoryview(path):
+    with path.open("r+b") as file:
+        whole = mmap.mmap(file.fileno(), PAGE)
+    return np.frombuffer(memoryview(whole).toreadonly(), np.uint8)
+
+
+@pytest.mark.parametrize("make", [readonly_exporter, readonly_memoryview])
+def test_given_read_only(make_file, make):
     """Memory that was given read-only can't be made writable on arrival."""
-    address = map_at(make_file("a", 1), PAGE, prot=PROT_WRITE)
-    array = Owner().array(address, PAGE, readonly=True)
+    array = make(make_file("a", 1))
+    assert samemap.explain(array)["map_writable"]
     with pytest.raises(ValueError, match="WRITEABLE"):
         array.flags.writeable = True
-    copy = samemap.loads(samemap.dumps(array))
+    here = samemap.dumps(array)
+    copy = samemap.loads(here)
     assert np.shares_memory(copy, array)
-    with pytest.raises(ValueError, match="WRITEABLE"):
-        copy.flags.writeable = True
+    elsewhere = samemap.loads(here.replace(token(array)[:8], b"elsewher"))
+    assert not np.shares_memory(elsewhere, array)
+    for each in (copy, elsewhere):
+        assert each.tolist() == array.tolist()
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            each.flags.writeable = True
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_ADD_SEALS"), reason="no seals")

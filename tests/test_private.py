@@ -7,6 +7,7 @@ import pytest
 import samemap
 from joblib.pool import CustomizablePickler
 from samemap import _core
+from scripts import run_script
 
 ROWS, COLUMNS = 360, 360
 NBYTES = ROWS * COLUMNS * 8
@@ -102,6 +103,27 @@ def test_many_within_a_moment(raw_file):
     reduce = _core.Reducer().reduce
     patches = [reduce(array)[1][3] for _ in range(1000)]
     assert all(len(patch[1]) == array.nbytes for patch in patches)
+
+
+def test_pages_nobody_tells_of(tmp_path):
+    """Where the system doesn't tell which pages are modified, all are copied."""
+    source = """
+        import os, resource, sys
+        import numpy as np
+        import samemap
+        array = np.memmap(sys.argv[1], np.float64, "w+", shape=(1000,))
+        array = np.memmap(sys.argv[1], np.float64, "c")
+        array[3] = 7
+        assert samemap.explain(array)["by_reference"]
+        # No descriptor is left to open the table of pages with.
+        free = os.dup(0)
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+        told = samemap.explain(array)
+        copy = samemap.loads(samemap.dumps(array))
+        print(told["reason"], copy[3], copy.flags.writeable)
+    """
+    assert run_script(source, tmp_path / "data") == "no pagemap 7.0 True\n"
 
 
 def test_only_looking(modified):

@@ -163,6 +163,14 @@ def attributes_of_all(*arrays):
     return [attributes(array) for array in arrays]
 
 
+def test_made_once(send, tmp_path):
+    """A file made by the caller is opened by the worker as one that exists."""
+    array = np.memmap(tmp_path / "new", np.float64, "w+", shape=(3,))
+    assert array.mode == "w+"
+    [[(_, _, mode)]] = send(attributes_of_all, [array])
+    assert mode == "r+"
+
+
 def flush_whole(array):
     return array._mmap is not None, array.base is array._mmap, array.flush()
 
