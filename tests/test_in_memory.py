@@ -98,15 +98,17 @@ def double(array):
 
 
 @pytest.mark.parametrize("max_nbytes", [None, 1000])
-def test_memmap_without_mapping(send, mapped, max_nbytes):
+@pytest.mark.parametrize("rows", [1, 60])
+def test_memmap_without_mapping(send, mapped, max_nbytes, rows):
     """A copy of a memmap is a memmap by type, and memory: it travels as such."""
-    copy = mapped.copy()
+    copy = mapped[:rows].copy()
     assert type(copy) is np.memmap
     with samemap.disabled():
-        [(stock, _)] = send(describe_and_return, [copy], max_nbytes=max_nbytes)
+        [(stock, theirs)] = send(describe_and_return, [copy], max_nbytes=max_nbytes)
     [(found, result)] = send(describe_and_return, [copy], max_nbytes=max_nbytes)
     assert {**found, "folder": None} == {**stock, "folder": None}
-    np.testing.assert_array_equal(result, mapped)
+    np.testing.assert_array_equal(result, mapped[:rows])
+    assert type(result) is type(theirs)
     assert not np.shares_memory(result, mapped)
 
 
@@ -224,6 +226,14 @@ def test_dumped_arrays_are_returned_as_copies(send):
     np.testing.assert_array_equal(second["again"], array.T)
     maps = Path("/proc/self/maps").read_text()
     assert "joblib_memmapping_folder" not in maps
+
+
+def test_dumped_arrays_are_returned_under_strict(send):
+    """What is copied because it is joblib's file is not the user's mapped memory."""
+    array = np.arange(6000.0)
+    with samemap.enabled(strict=True):
+        [(first, _)] = send(return_dumped, [array], max_nbytes=1000)
+    np.testing.assert_array_equal(first, array[::-1])
 
 
 @pytest.mark.parametrize("fails", [False, True])
