@@ -497,6 +497,8 @@ def test_anonymous_shared_memory():
     shared, private = (
         np.frombuffer(mmap.mmap(-1, PAGE, flags=each), np.uint8) for each in flags
     )
+    for array in (shared, private):
+        assert samemap.explain(array)["reason"] == "anonymous"
     assert not samemap.loads(samemap.dumps(shared)).flags.writeable
     assert samemap.loads(samemap.dumps(private)).flags.writeable
 

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from scripts import run_script
 
 CHILD = """
@@ -54,8 +55,9 @@ def test_tokens(tmp_path):
     run_script(CHILD + source.replace("\n        ", "\n"), tmp_path)
 
 
-def test_map_table(tmp_path):
-    """The child is told of its own memory, not of its parent's."""
+@pytest.mark.parametrize("fork", ["os.fork()", "ctypes.PyDLL(None).fork()"])
+def test_map_table(tmp_path, fork):
+    """The child is told of its own memory, even where C has forked it."""
     source = """
         import ctypes, mmap
         libc = ctypes.CDLL(None)
@@ -77,7 +79,8 @@ def test_map_table(tmp_path):
         assert in_child(child).endswith("/second")
         assert path().endswith("/first")
     """
-    run_script(CHILD + source.replace("\n        ", "\n"), tmp_path)
+    frame = CHILD.replace("import os", "import ctypes, os").replace("os.fork()", fork)
+    run_script(frame + source.replace("\n        ", "\n"), tmp_path)
 
 
 def test_results(tmp_path):
