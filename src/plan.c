@@ -84,6 +84,30 @@ is_joblib_temporary(const char *path)
     return strncmp(folder, JOBLIB_FOLDER, strlen(JOBLIB_FOLDER)) == 0;
 }
 
+/* Without a map table, the name of the np.memmap that `array` is may tell that
+ * joblib made the file: 1, 0, or -1 with an exception. */
+static int
+has_temporary_name(State *state, PyObject *array)
+{
+    PyObject *filename, *path = NULL;
+    if (!PyObject_TypeCheck(array, state->memmap_type)) {
+        return 0;
+    }
+    filename = PyObject_GetAttr(array, state->str_filename);
+    if (filename == NULL) {
+        return -1;
+    }
+    int result = 0;
+    if (filename != Py_None) {
+        result = PyUnicode_FSConverter(filename, &path)
+                     ? is_joblib_temporary(PyBytes_AsString(path))
+                     : -1;
+    }
+    Py_XDECREF(path);
+    Py_DECREF(filename);
+    return result;
+}
+
 /* What is otherwise referable, but not in a result. */
 static Reason
 backward_reason(const Backing *backing)
@@ -257,6 +281,11 @@ plan_make(State *state, PyArrayObject *array, Direction direction,
                                          : plan->backing->reason;
     if (plan->reason == REASON_NONE && !inside) {
         plan->reason = REASON_OUTSIDE;
+    }
+    if (plan->reason == REASON_NO_MAPTABLE && direction == BACKWARD) {
+        int temporary = has_temporary_name(state, owner.last_array);
+        plan->reason = temporary == 1 ? REASON_TEMPORARY : plan->reason;
+        return temporary < 0 ? -1 : 0;
     }
     if (plan->reason == REASON_NONE && backing_is_private(plan->backing)) {
         return collect_patches(plan);
