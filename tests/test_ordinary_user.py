@@ -1,7 +1,9 @@
-"""Circumstances other than root's on a machine of his own."""
+"""Circumstances other than root's on a machine of his own.
+
+`.ci/circumstances` runs the tests of this folder in them.
+"""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,70 +12,56 @@ import pytest
 
 HERE = Path(__file__).parent
 
-# Commands that run the rest of the line under other circumstances.
-NO_CAPABILITIES = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]
-NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-NO_PROC = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
 
-
-def run(prefix, arguments, tmp_path, **environment):
-    """Run Python so, with a home that can't be written; skip if that can't be."""
-    home, scratch = tmp_path / "home", tmp_path / "scratch"
-    home.mkdir(exist_ok=True)
-    home.chmod(0o555)
-    scratch.mkdir(exist_ok=True)
-    scratch.chmod(0o777)
-    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        if parent.stat().st_uid == os.getuid() and str(parent) != "/tmp":
-            parent.chmod(0o755)
-    settings = {"HOME": str(home), "TMPDIR": str(scratch), **environment}
-
-    def start(*arguments):
-        return subprocess.run(
-            [*prefix, sys.executable, "-B", *arguments],
-            cwd=scratch,
-            env={**os.environ, **settings},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    if prefix:
-        if shutil.which(prefix[0]) is None:
-            pytest.skip(f"{prefix[0]} is not installed")
-        # Also: workers must be able to start Python (it may lie in root's home).
-        child = "import subprocess, sys; subprocess.check_call([sys.executable, '-V'])"
-        if start("-c", f"import samemap, pytest; {child}").returncode != 0:
-            pytest.skip("Python can't be started so")
-    return start(*arguments)
-
-
-@pytest.mark.parametrize(
-    ("prefix", "circumstances"),
-    [
-        pytest.param([], [], id="as it is"),
-        pytest.param([], ["not dumpable"], id="not dumpable"),
-        pytest.param(NO_CAPABILITIES, [], id="no capabilities"),
-        pytest.param(NO_CAPABILITIES, ["not dumpable"], id="neither"),
-        pytest.param(NOBODY, [], id="nobody"),
-        pytest.param(NOBODY, ["not dumpable"], id="nobody, not dumpable"),
-        pytest.param(NO_PROC, ["no proc"], id="no proc"),
-    ],
-)
-def test_right_data(prefix, circumstances, tmp_path):
-    """Whatever can't be reached by reference is copied: all values are right."""
-    done = run(prefix, [str(HERE / "scenario.py"), *circumstances], tmp_path)
+def run(circumstance, *arguments, **environment):
+    """Run Python so; skip, with the reason, where that can't be."""
+    command = [sys.executable, *arguments]
+    if circumstance is not None:
+        command = [str(HERE / "circumstance"), circumstance, *command]
+    done = subprocess.run(
+        command,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    if done.returncode == 77:
+        pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.strip().splitlines()
-    assert len(lines) >= 7
+    return done.stdout
+
+
+@pytest.mark.parametrize("variable", ["", "1"], ids=["dumpable", "not dumpable"])
+@pytest.mark.parametrize(
+    "circumstance", [None, "nobody", "no-capabilities", "not-dumpable", "no-proc"]
+)
+def test_right_data(circumstance, variable):
+    """Whatever can't be reached by reference is copied: all values are right.
+
+    The variable is about the caller alone: loky's workers are dumpable all the same.
+    """
+    output = run(
+        circumstance, str(HERE / "scenario.py"), SAMEMAP_TEST_NOT_DUMPABLE=variable
+    )
+    lines = output.strip().splitlines()
+    assert len(lines) >= 14
     assert [line for line in lines if not line.endswith(": right")] == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the suite itself runs so")
-@pytest.mark.parametrize("prefix", [NO_CAPABILITIES, NOBODY], ids=["root", "nobody"])
-def test_suite(prefix, tmp_path):
-    """The tests of files and addresses pass without root's privileges."""
-    names = ("test_fates.py", "test_address.py", "test_explain.py")
-    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = run(prefix, [*arguments, *(str(HERE / n) for n in names)], tmp_path)
-    assert done.returncode == 0, done.stdout[-4000:]
+def test_nobody():
+    """An ordinary user is one: no privileges, and a home that can't be written to."""
+    source = "import os; print(os.geteuid(), os.access(os.environ['HOME'], os.W_OK))"
+    uid, writable = run("nobody", "-c", source).split()
+    assert int(uid) > 0
+    assert writable == "False"
+
+
+def test_not_dumpable():
+    """A process that nobody may look into is one."""
+    source = """if True:
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        import machine
+        print(machine.MAPS, machine.DESCRIPTORS)
+    """
+    assert run("not-dumpable", "-c", source, str(HERE)) == "True False\n"

@@ -1,0 +1,40 @@
+"""What the system tells this process, and how others may reach it: measured.
+
+With SAMEMAP_TEST_NOT_DUMPABLE set, this process may not be looked into.
+"""
+
+import ctypes
+import os
+
+PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
+
+prctl = ctypes.CDLL(None).prctl
+
+if os.environ.get("SAMEMAP_TEST_NOT_DUMPABLE"):
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def can_open(path):
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except OSError:
+        return False
+    return True
+
+
+# The system tells which file is mapped at an address.
+MAPS = can_open("/proc/self/maps")
+
+# It tells which pages of a private map were modified: to the owner of the process,
+# who is root where it is not dumpable.
+PAGEMAP = can_open("/proc/self/pagemap")
+
+# Other processes of the user can open this one's descriptors.
+DESCRIPTORS = MAPS and prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 1
+
+# Markers of tests: whether what they need is there, and what it means if not.
+NEEDS = {
+    "needs_maps": (MAPS, "no /proc: nobody tells which file is mapped"),
+    "needs_pagemap": (PAGEMAP, "nobody tells which pages of a private map changed"),
+    "needs_descriptors": (DESCRIPTORS, "workers can't open this process's descriptors"),
+}
