@@ -35,7 +35,12 @@ class Owner:
         return array
 
 
-@pytest.fixture(params=["ioctl", "text"])
+@pytest.fixture(
+    params=[
+        pytest.param("ioctl", marks=pytest.mark.needs_maps),
+        pytest.param("text", marks=pytest.mark.needs_maps),
+    ]
+)
 def source(request):
     """Both ways to ask the kernel."""
     _core.set_map_table(request.param)
@@ -137,6 +142,7 @@ def explained():
     return samemap.explain(Explained.array)["path"]
 
 
+@pytest.mark.needs_maps
 def test_other_map_met_while_loading(make_file):
     """What a message has found is not exchanged for the owner's other map."""
     owner, length = Owner(), 4 * PAGE
@@ -240,6 +246,7 @@ def test_system_v_segment_is_no_memfd():
     assert copy.tolist() == array.tolist()
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("source_name", ["ioctl", "text"])
 def test_closed_descriptors(tmp_path, source_name):
     """A daemon closes all it has; the table's number is a user's file then."""
@@ -321,6 +328,7 @@ def test_failed_import_closes_nothing():
     assert run_script(source, os.path.dirname(samemap.__file__)) == "open\n"
 
 
+@pytest.mark.needs_maps
 def test_resized_map(make_file):
     """A map that was resized is another one from then on."""
     with make_file("a", 1).open("r+b") as file:
@@ -332,6 +340,7 @@ def test_resized_map(make_file):
     assert np.shares_memory(samemap.loads(samemap.dumps(array)), array)
 
 
+@pytest.mark.needs_maps
 def test_beyond_the_end_of_the_file(make_file):
     """The rest of the last page is memory of nobody's: it goes by value."""
     path = make_file("a", 1, 100)
@@ -460,6 +469,7 @@ def readonly_memoryview(path):
     return np.frombuffer(memoryview(whole).toreadonly(), np.uint8)
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("make", [readonly_exporter, readonly_memoryview])
 def test_given_read_only(make_file, make):
     """Memory that was given read-only can't be made writable on arrival."""
@@ -478,6 +488,7 @@ def test_given_read_only(make_file, make):
             each.flags.writeable = True
 
 
+@pytest.mark.needs_descriptors
 @pytest.mark.skipif(not hasattr(fcntl, "F_ADD_SEALS"), reason="no seals")
 def test_sealed_memfd():
     """What may not be mapped writable again goes by value, read-only."""
@@ -490,6 +501,7 @@ def test_sealed_memfd():
     os.close(fd)
 
 
+@pytest.mark.needs_maps
 def test_anonymous_shared_memory():
     """A copy of memory that others share is read-only: no write gets lost."""
     flags = [
@@ -523,6 +535,7 @@ def test_truncated_subclass(make_file, backend, direction):
     assert Parallel(n_jobs=2, backend=backend)([delayed(len)([1])]) == [1]
 
 
+@pytest.mark.needs_maps
 def test_recarray_is_one_class(make_file):
     """NumPy loads numpy.rec late; the worker's class is that of the table."""
     source = """

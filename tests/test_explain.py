@@ -23,6 +23,7 @@ def count(key):
     return samemap.stats()[key]["arrays"]
 
 
+@pytest.mark.needs_maps
 def test_by_reference(path):
     """The file, its identity, the layout and the way to it are all told."""
     array = np.memmap(path, ">f4", "r", offset=4096 + 40, shape=(10, 20))[::-1, 3:].T
@@ -77,9 +78,9 @@ def modified(path):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (anonymous, "anonymous"),
-        (unreachable, "unreachable"),
-        (modified, "modified"),
+        pytest.param(anonymous, "anonymous", marks=pytest.mark.needs_maps),
+        pytest.param(unreachable, "unreachable", marks=pytest.mark.needs_maps),
+        pytest.param(modified, "modified", marks=pytest.mark.needs_pagemap),
         (lambda path: np.array([{}]), "objects"),
     ],
 )
@@ -127,6 +128,7 @@ class Own(np.ndarray):
     """A class that samemap is not told of."""
 
 
+@pytest.mark.needs_maps
 def test_unknown_subclass(path):
     """What pickles itself is not said to go by reference."""
     array = np.memmap(path, np.float64, "r").view(Own)
@@ -147,6 +149,7 @@ def test_not_installed(path):
     assert "not installed" in str(told)
 
 
+@pytest.mark.needs_maps
 def test_path_that_is_no_text(tmp_path):
     """A file name of any bytes can be printed."""
     path = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"latin-\xe9"))
@@ -156,6 +159,7 @@ def test_path_that_is_no_text(tmp_path):
     assert r"latin-\xe9" in str(told).encode().decode()
 
 
+@pytest.mark.needs_maps
 def test_counters(path):
     """Arrays and their bytes are counted where they are sent, not explained."""
     array = np.memmap(path, np.float64, "r+")
@@ -177,6 +181,7 @@ def test_strict(path, make):
         samemap.dumps(array, strict=True)
 
 
+@pytest.mark.needs_maps
 def test_strict_names_the_array(path):
     """Among many arguments: which one was it?"""
     array = modified(path)
@@ -186,12 +191,14 @@ def test_strict_names_the_array(path):
         assert word in str(caught.value)
 
 
+@pytest.mark.needs_maps
 def test_strict_lets_memory_pass(path):
     """Strict is about mapped memory only."""
     mapped = np.memmap(path, np.float64, "r")
     assert samemap.loads(samemap.dumps([np.arange(3), mapped], strict=True))[1][5] == 5
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_strict_reaches_the_caller(path, backend):
     """From `Parallel` the error comes as itself, and the next call works."""

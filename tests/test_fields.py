@@ -14,6 +14,8 @@ import pytest
 import samemap
 from joblib import Parallel, delayed
 
+pytestmark = pytest.mark.needs_maps
+
 BACKENDS = ["loky", "multiprocessing"]
 
 
@@ -53,7 +55,14 @@ def backend(request):
     return request.param
 
 
-@pytest.mark.parametrize("mode", ["readonly", "update", "denywrite"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param("readonly", marks=pytest.mark.needs_pagemap),
+        "update",
+        "denywrite",
+    ],
+)
 def test_fits(backend, tmp_path, mode):
     """FITS: an image goes by reference; a table too, with its columns."""
     fits = pytest.importorskip("astropy.io.fits")
@@ -76,6 +85,7 @@ def test_fits(backend, tmp_path, mode):
         assert copy[3]["a"] == 13
 
 
+@pytest.mark.needs_pagemap
 def test_nifti(backend, tmp_path):
     """NIfTI: nibabel maps privately, in Fortran order."""
     nibabel = pytest.importorskip("nibabel")
@@ -87,6 +97,7 @@ def test_nifti(backend, tmp_path):
     arrives(backend, array, path)
 
 
+@pytest.mark.needs_pagemap
 def test_arrow(backend, tmp_path):
     """Arrow: read-only private memory of an owner that NumPy doesn't know."""
     pyarrow = pytest.importorskip("pyarrow")
@@ -105,7 +116,9 @@ def test_arrow(backend, tmp_path):
     assert not samemap.loads(samemap.dumps(array)).flags.writeable
 
 
-@pytest.mark.parametrize("unlinked", [False, True])
+@pytest.mark.parametrize(
+    "unlinked", [False, pytest.param(True, marks=pytest.mark.needs_descriptors)]
+)
 def test_shared_memory(backend, unlinked):
     """SharedMemory, also after `unlink`: the worker writes into the same bytes."""
     memory = multiprocessing.shared_memory.SharedMemory(create=True, size=8000)
@@ -131,6 +144,7 @@ def o_tmpfile():
     return os.fdopen(os.open(tempfile.gettempdir(), flags, 0o600), "r+b")
 
 
+@pytest.mark.needs_descriptors
 @pytest.mark.parametrize(
     "make",
     [tempfile.TemporaryFile, memfd, o_tmpfile],

@@ -5,6 +5,8 @@ import os
 import pytest
 from scripts import run_script
 
+pytestmark = pytest.mark.needs_maps
+
 CHILD = """
 import os, pickle, sys
 import numpy as np

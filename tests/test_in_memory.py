@@ -169,6 +169,7 @@ def open_box(box):
     return found, (first[0] == -1).all() and (third[0] == -1).all(), inner
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("max_nbytes", [10, None])
 def test_memmaps_in_object_arrays(send, mapped, max_nbytes):
     """They go by reference, however deep: one memory, in the worker and back."""
@@ -218,6 +219,7 @@ def return_dumped(array):
     return array[::-1], {"again": array.T}
 
 
+@pytest.mark.needs_maps
 def test_dumped_arrays_are_returned_as_copies(send):
     """No result refers to joblib's temporary files."""
     array = np.arange(6000.0).reshape(60, 100)

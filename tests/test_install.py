@@ -150,6 +150,7 @@ def test_executor_is_reused(array):
     assert first & {*Parallel(n_jobs=2)([delayed(os.getpid)()] * 8)}
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_workers_that_start_workers(backend, array):
     """In a worker samemap is installed, and its own Parallel uses it."""

@@ -10,7 +10,6 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -72,6 +71,7 @@ def start(source, folder, *arguments, prefix=(), **environment):
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_killed_parent(backend, tmp_path):
     """Its workers end too, and leave no file in any folder for temporaries."""
+    psutil = pytest.importorskip("psutil")
     source = """
         import os, sys
         import numpy as np

@@ -10,6 +10,8 @@ import os
 import pytest
 from scripts import run_script
 
+pytestmark = pytest.mark.needs_maps  # to take stock
+
 ROUNDS = int(os.environ.get("SAMEMAP_ROUNDS", "1000"))
 
 FRAME = """

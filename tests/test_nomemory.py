@@ -5,6 +5,8 @@ from scripts import run_script
 
 _testcapi = pytest.importorskip("_testcapi")
 
+pytestmark = pytest.mark.needs_maps
+
 SOURCE = """
 import os, sys
 from pathlib import Path

@@ -29,6 +29,7 @@ def write_first(first, second):
     return before, -99 in second, np.shares_memory(first, second), first.strides
 
 
+@pytest.mark.needs_pagemap
 @pytest.mark.parametrize(
     "views",
     [
@@ -47,6 +48,7 @@ def test_views_stay_together(send, modified, views):
     assert modified[0, 0] == 1
 
 
+@pytest.mark.needs_pagemap
 def test_each_byte_once(modified):
     """Views of the same pages don't send them again."""
     once = len(samemap.dumps(modified))
@@ -54,6 +56,7 @@ def test_each_byte_once(modified):
     assert len(samemap.dumps([modified, modified[::-1], modified.T])) < once + 200
 
 
+@pytest.mark.needs_pagemap
 def test_never_more_than_the_elements(modified):
     """A few elements on many modified pages send the elements, not the pages."""
     columns = [modified[:, i] for i in range(COLUMNS)]
@@ -65,6 +68,7 @@ def test_never_more_than_the_elements(modified):
     assert copies[5].base is copies[0].base
 
 
+@pytest.mark.needs_pagemap
 def test_rows_in_any_order(modified):
     """Parts that touch, overlap and enclose each other: each byte arrives."""
     rng = np.random.default_rng(0)
@@ -126,6 +130,7 @@ def test_pages_nobody_tells_of(tmp_path):
     assert run_script(source, tmp_path / "data") == "no pagemap 7.0 True\n"
 
 
+@pytest.mark.needs_pagemap
 def test_only_looking(modified):
     """To ask about an array within a message is not to send it."""
     message = _core.Outgoing()
@@ -150,6 +155,7 @@ def test_damaged_elements():
         _core.rebuild(private, b"\1\x0c\0\0", None, (None, bytes(8)))
 
 
+@pytest.mark.needs_pagemap
 def test_damaged_patches(modified):
     """Wrong lengths are refused before anything is written."""
     owner = samemap.loads(samemap.dumps(modified)).base

@@ -40,6 +40,7 @@ def count_upwards(array):
     array[...] = np.arange(1000, 1000 + array.size).reshape(array.shape)
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_writes_land_in_their_place(send, array, name):
     """A worker's writes are in the caller's array, there and nowhere else."""
@@ -59,6 +60,7 @@ def wave(mine, theirs):
     return os.getpid(), theirs.tolist()
 
 
+@pytest.mark.needs_maps
 def test_workers_see_each_other(send, array):
     """Two workers write into one map through views of their own, and meet."""
     array[:] = 0
@@ -78,6 +80,7 @@ def relation(first, second):
     return shared, np.array(first)
 
 
+@pytest.mark.needs_maps
 def test_views_share_memory_in_the_worker(send, array):
     """Views of one map in one task are views of one map there too."""
     [(shared, found)] = send(relation, [array[::-1], array.reshape(6, 10)[2:4]])
@@ -98,6 +101,7 @@ def mappings_while_held(path, *arrays):
     return mappings(path)
 
 
+@pytest.mark.needs_maps
 def test_many_views_are_one_mapping(backend, memmap_path):
     """1,500 views in one task: one map, and at most the one descriptor of it."""
     with Parallel(n_jobs=2, backend=backend) as parallel:
@@ -110,6 +114,7 @@ def test_many_views_are_one_mapping(backend, memmap_path):
     assert descriptors <= 1
 
 
+@pytest.mark.needs_maps
 def test_no_mapping_outlives_its_arrays(backend, memmap_path):
     """After the task a worker maps the file no more."""
     with Parallel(n_jobs=2, backend=backend, batch_size=1) as parallel:
@@ -131,6 +136,7 @@ def use(array):
     ]
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("name", ["reversed", "transpose", "negative steps"])
 def test_use_as_memmap(send, array, name):
     """flush, copy, arithmetic, reductions, items and printing as in the caller."""
@@ -139,6 +145,7 @@ def test_use_as_memmap(send, array, name):
         np.testing.assert_equal(found, expected)
 
 
+@pytest.mark.needs_maps
 def test_flush_of_the_whole_map(send, array):
     """The memmap itself has the map that `flush` needs, as the caller's."""
     assert send(flush_whole, [array]) == [(True, True, None)]
@@ -180,6 +187,7 @@ def two_views(array):
     return array[2:][::-1], array.T
 
 
+@pytest.mark.needs_maps
 def test_results_are_the_callers_memory(send, array):
     """Views that come back share memory with the array that was sent."""
     array = array.reshape(6, 10)
@@ -191,6 +199,7 @@ def test_results_are_the_callers_memory(send, array):
     assert type(first) is np.memmap
 
 
+@pytest.mark.needs_maps
 def test_results_of_several_tasks(send, array):
     """So do the results of all tasks, and their results when sent again."""
     results = [r for pair in send(two_views, *[[array[:20]]] * 4) for r in pair]
@@ -204,6 +213,7 @@ def open_view(path):
     return np.memmap(path, np.float64, "r+")[::-1]
 
 
+@pytest.mark.needs_maps
 def test_result_on_a_map_of_the_worker(send, path):
     """A file mapped by the worker only comes back as a map of that file."""
     [result] = send(open_view, [path])
@@ -212,6 +222,7 @@ def test_result_on_a_map_of_the_worker(send, path):
     assert np.fromfile(path)[-1] == 77
 
 
+@pytest.mark.needs_pagemap
 def test_private_views_alias_each_other(send, path):
     """Two views of a private map share its pages there; the file has the old."""
     array = np.memmap(path, np.float64, "c")
@@ -223,6 +234,7 @@ def test_private_views_alias_each_other(send, path):
     np.testing.assert_array_equal(np.fromfile(path), before)
 
 
+@pytest.mark.needs_maps
 def test_private_maps_do_not_alias(send, path):
     """Two private maps of one file are two in the worker."""
     first, second = (np.memmap(path, np.float64, "c") for _ in range(2))
@@ -231,6 +243,7 @@ def test_private_maps_do_not_alias(send, path):
     assert found.tolist() == first.tolist()
 
 
+@pytest.mark.needs_maps
 def test_private_and_shared_maps_do_not_alias(send, path, array):
     """A private map shares nothing with a shared one of the same file."""
     private = np.memmap(path, np.float64, "c")
@@ -260,6 +273,7 @@ def fan_out(array):
     return array
 
 
+@pytest.mark.needs_maps
 def test_workers_of_workers(send, array):
     """Views of the view, sent on by a worker, are the caller's memory still."""
     view = array.reshape(6, 10).T[::-5]
@@ -278,6 +292,7 @@ def try_to_write(array):
     return None
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("view_of", [lambda m: m, np.asarray, lambda m: m[::-1].T])
 def test_read_only_stays_so(send, path, view_of):
     """A read-only map can't be written to, by the worker or in the result."""
@@ -288,6 +303,7 @@ def test_read_only_stays_so(send, path, view_of):
     assert np.fromfile(path).tolist() == list(range(60))
 
 
+@pytest.mark.needs_maps
 def test_flag_taken_away_by_hand(send, array):
     """A read-only view of a writable map is read-only, until the flag is set."""
     view = array[10:20]
@@ -307,6 +323,7 @@ def large(tmp_path):
     return np.memmap(tmp_path / "large", np.float64, "w+", shape=(1 << 14, 1 << 13))
 
 
+@pytest.mark.needs_maps
 def test_message_is_small(large):
     """A gigabyte in less than a kilobyte, and a view more in tens of bytes."""
     one = len(samemap.dumps([large.T]))
@@ -327,6 +344,7 @@ def resident_nbytes():
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.needs_maps
 def test_no_copy_anywhere(send, large, tmp_path):
     """Far above `max_nbytes`: no temporary file, and no page that isn't read."""
     large[-1, -1] = 5

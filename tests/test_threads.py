@@ -26,6 +26,7 @@ def check(array):
         assert np.shares_memory(first, second)
 
 
+@pytest.mark.needs_descriptors
 def test_threads(tmp_path):
     """Each thread gets its arrays, whatever the others map, unlink and replace."""
     common = np.memmap(tmp_path / "common", np.int64, "w+", shape=(1000,))
@@ -79,6 +80,7 @@ def test_one_token(tmp_path, make):
             assert len({*pool.map(token, [make(path)] * 8)}) == 1
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("first", ["good", "bad"])
 def test_errors_stay_in_their_thread(tmp_path, first):
     """What one thread's message notes is not found in another's."""

@@ -56,6 +56,7 @@ def test_good_results_pass(tmp_path, level, backend):
     np.testing.assert_array_equal(copy, np.arange(2000).reshape(50, 40)[:, ::2])
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_difference_reaches_the_caller(array, tmp_path, backend):
     """Bytes that change on the way: a typed error names array and difference."""
@@ -97,6 +98,7 @@ class Writer:
         return np.int64, (0,)
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize(
     ("name", "other"),
     [
@@ -120,6 +122,7 @@ def test_every_property_is_compared(array, name, other):
         _verify.checked(rebuild, (face, *args[1:]), {**expected, name: other})
 
 
+@pytest.mark.needs_maps
 def test_layout_does_not_read(array, tmp_path):
     """The level "layout" is not about bytes: changed ones pass."""
     message = samemap.dumps(array, verify="layout")
