@@ -323,11 +323,12 @@ def test_masked_array(tmp_path, mask, hard):
 
 
 def test_nothing_of_numpys_asks_the_system(monkeypatch):
-    """Memory that NumPy owns needs no map table: it may even be missing."""
+    """Memory that NumPy or Python owns needs no map table: it may be missing."""
     samemap._core.set_map_table("ioctl")
     try:
         before = set(os.listdir("/proc/self/fd"))
         samemap.dumps([np.arange(10), np.arange(20)[::-1].reshape(4, 5).T])
+        samemap.dumps([np.frombuffer(kind(80), "u1") for kind in (bytes, bytearray)])
         assert set(os.listdir("/proc/self/fd")) == before
     finally:
         samemap._core.set_map_table("auto")

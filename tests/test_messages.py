@@ -1,6 +1,7 @@
 """A message under way: what it notes, carries and holds."""
 
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -117,6 +118,28 @@ def test_map_is_held(array):
     assert backings[0] is backings[1]
     backings[0].__reduce__()
     assert held == [array._mmap]
+    del message
+
+
+def test_held_by_its_own_thread(array):
+    """What one thread sends is held by its message, not by a later one's."""
+    mine, theirs = [], []
+    begun, done = threading.Event(), threading.Event()
+
+    def send():
+        message = _core.Outgoing(held=theirs)
+        begun.set()
+        done.wait(timeout=60)
+        del message
+
+    message = _core.Outgoing(held=mine)
+    thread = threading.Thread(target=send)
+    thread.start()
+    begun.wait(timeout=60)
+    _core.Reducer().reduce(array)[1][0][0].__reduce__()
+    done.set()
+    thread.join()
+    assert (mine, theirs) == ([array._mmap], [])
     del message
 
 
