@@ -102,6 +102,14 @@ def test_errors_that_are_carried(array):
     assert not stand_in.any()
 
 
+def test_array_in_place_of_one_that_is_lost(attach_gone):
+    """What is read after an error finds an array, of zeros."""
+    message = _core.incoming()
+    array = _core.rebuild(attach_gone(), b"\1\x0c\1\0\5\x10")
+    assert (type(array), array.dtype, array.tolist()) == (np.ndarray, "f8", [0] * 5)
+    assert type(message.close()) is samemap.BackingNotFoundError
+
+
 def test_wrong_types():
     """Notes are exceptions, and what holds is a list."""
     with pytest.raises(TypeError, match="exception"):

@@ -5,6 +5,7 @@ import mmap
 import numpy as np
 import pytest
 import samemap
+from foreign import libc
 from joblib.pool import CustomizablePickler
 from samemap import _core
 from scripts import run_script
@@ -128,6 +129,17 @@ def test_pages_nobody_tells_of(tmp_path):
         print(told["reason"], copy[3], copy.flags.writeable)
     """
     assert run_script(source, tmp_path / "data") == "no pagemap 7.0 True\n"
+
+
+@pytest.mark.needs_pagemap
+def test_views_that_are_copied(modified):
+    """Each view of a map that can't go by reference has bytes of its own."""
+    assert libc.mprotect(modified.ctypes.data, NBYTES, mmap.PROT_READ) == 0
+    views = [modified[:10], modified[10:20], modified[::-1]]
+    assert samemap.explain(views[0])["reason"] == "modified"
+    for copy, view in zip(samemap.loads(samemap.dumps(views)), views, strict=True):
+        assert type(copy) is np.memmap
+        np.testing.assert_array_equal(copy, view)
 
 
 @pytest.mark.needs_pagemap
