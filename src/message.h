@@ -2,7 +2,6 @@
 #ifndef SAMEMAP_MESSAGE_H
 #define SAMEMAP_MESSAGE_H
 
-#include "layout.h"
 #include "state.h"
 
 extern PyType_Spec outgoing_spec, incoming_spec;
@@ -41,12 +40,6 @@ PyObject *message_incoming(PyObject *module, PyObject *args);
 
 /* samemap._core.note(error): notes or raises `error`; returns it. */
 PyObject *message_note_call(PyObject *module, PyObject *error);
-
-/* Array of zeros in place of one that can't be had. What it is a part of may
- * look at it when it is built (`__setstate__`), so it is contiguous in the same
- * order, unless it would be too large for the memory.
- * Steals nothing; NULL with an exception when there can't be one. */
-PyObject *message_stand_in(PyArray_Descr *descr, const Layout *layout);
 
 /* In a forked child: messages of the parent's other threads are none here. */
 void message_after_fork(State *state);

@@ -6,7 +6,7 @@
 #include "message.h"
 #include "owner.h"
 #include "pagemap.h"
-#include "registry.h"
+#include "resolve.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -269,7 +269,7 @@ plan_make(State *state, PyArrayObject *array, Direction direction,
         plan->layout.flags |= LAYOUT_LOCKED;
     }
     plan->backing =
-        registry_find(state, array, &owner, plan->low, plan->high, message);
+        resolve_backing(state, array, &owner, plan->low, plan->high, message);
     if (plan->backing == NULL) {
         return -1;
     }

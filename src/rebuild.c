@@ -9,6 +9,7 @@
 #include "layout.h"
 #include "message.h"
 #include "registry.h"
+#include "standin.h"
 
 #include <string.h>
 
@@ -276,7 +277,7 @@ stand_in(State *state, const Layout *layout, PyObject *dtype)
     if (descr == NULL) {
         return NULL;
     }
-    PyObject *array = message_stand_in(descr, layout);
+    PyObject *array = standin_make(descr, layout);
     Py_DECREF((PyObject *)descr);
     return array;
 }

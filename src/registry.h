@@ -3,13 +3,6 @@
 #define SAMEMAP_REGISTRY_H
 
 #include "backing.h"
-#include "owner.h"
-
-/* New reference: the backing of the memory of `array`, which is [low, high) and
- * has the owner `owner`; made and registered when it is new. Its `reason` says
- * whether it has a file. NULL with an exception. */
-Backing *registry_find(State *state, PyArrayObject *array, const Owner *owner,
-                       char *low, char *high, uint64_t message);
 
 /* Borrowed: the first of the backings registered for `owner` (an mmap.mmap has
  * one), or NULL without an exception when there is none. */

@@ -311,6 +311,13 @@ def test_no_table(path):
         assert (nameless.filename, nameless.offset) == (None, 0)
         assert samemap.explain(nameless)["reason"] == "no map table"
         assert samemap.loads(samemap.dumps(nameless)).tolist() == nameless.tolist()
+        assert not samemap.loads(samemap.dumps(nameless)).flags.writeable
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(200))
+            file.flush()
+            nameless = np.memmap(file, np.uint8, "c")
+        assert samemap.explain(nameless)["reason"] == "no map table"
+        assert samemap.loads(samemap.dumps(nameless)).flags.writeable
         private = np.memmap(path, np.int64, "c")
         private[3] = 99
         copy = samemap.loads(samemap.dumps(private))

@@ -1,0 +1,323 @@
+/* Owns the way from an array's memory to its backing: known, or made of what
+ * the operating system or np.memmap tells, and registered.
+ *
+ * What an mmap.mmap maps stays the same until it is resized or closed; what any
+ * other owner maps may be something else each time it is asked about.
+ */
+#include "resolve.h"
+
+#include "message.h"
+#include "registry.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* Borrowed: the outermost np.memmap in the chain of bases, or NULL. What it
+ * says of itself serves where there is no map table. */
+static PyObject *
+find_memmap(const State *state, PyArrayObject *array)
+{
+    PyObject *current = (PyObject *)array;
+    while (current != NULL && PyArray_Check(current) &&
+           !PyObject_TypeCheck(current, state->memmap_type)) {
+        current = PyArray_BASE((PyArrayObject *)current);
+    }
+    return current != NULL && PyArray_Check(current) ? current : NULL;
+}
+
+/* It says that its map is private: BACKING_PRIVATE or 0, or -1. */
+static int
+get_sharing(State *state, PyObject *memmap)
+{
+    PyObject *mode = PyObject_GetAttr(memmap, state->str_mode);
+    if (mode == NULL) {
+        return -1;
+    }
+    bool private = PyUnicode_Check(mode) &&
+                   PyUnicode_CompareWithASCIIString(mode, "c") == 0;
+    Py_DECREF(mode);
+    return private ? BACKING_PRIVATE : 0;
+}
+
+/* NULL without an exception: it does not say which file it maps. */
+static Backing *
+from_attributes(State *state, PyObject *memmap, char *start, npy_intp length,
+                unsigned access)
+{
+    Backing *backing = NULL;
+    PyObject *path = NULL;
+    PyObject *filename = PyObject_GetAttr(memmap, state->str_filename);
+    PyObject *offset = PyObject_GetAttr(memmap, state->str_offset);
+    if (filename == NULL || offset == NULL || filename == Py_None ||
+        !PyLong_Check(offset) || !PyUnicode_FSConverter(filename, &path)) {
+        goto done;
+    }
+    unsigned long long position = PyLong_AsUnsignedLongLong(offset);
+    if (PyErr_Occurred()) {
+        goto done;
+    }
+    /* As np.memmap itself rounds it. */
+    position -= position % (unsigned long long)sysconf(_SC_PAGESIZE);
+    backing = backing_new_from_path(state, start, length,
+                                    PyBytes_AsString(path), position, access);
+done:
+    Py_XDECREF(path);
+    Py_XDECREF(offset);
+    Py_XDECREF(filename);
+    return backing;
+}
+
+/* Linux shows shared memory without a file as files of these names. The inode
+ * number of a System V segment is its id, which a memfd may have as well. */
+static bool
+is_nameless(const char *path)
+{
+    return strcmp(path, "/dev/zero (deleted)") == 0 ||
+           (strncmp(path, "/SYSV", 5) == 0 &&
+            strcmp(path + 13, " (deleted)") == 0);
+}
+
+/* 1 and *entry if one file is mapped at [low, high); 0 if none is, and then
+ * *shared tells shared memory from all else; -1 if the system doesn't tell. */
+static int
+find_file(State *state, const char *low, const char *high, MapEntry *entry,
+          bool *shared)
+{
+    entry->shared = false;
+    int found =
+        maptable_find(&state->maptable, (uintptr_t)low, (uintptr_t)high, entry);
+    if (found == 1 && is_nameless(entry->path)) {
+        found = 0;
+    }
+    *shared = found == 0 && entry->shared;
+    return found;
+}
+
+/* New reference: the backing of all of an mmap.mmap where the system doesn't
+ * tell what is mapped. That is shared unless np.memmap says otherwise. */
+static Backing *
+of_untold(State *state, PyArrayObject *array, char *start, npy_intp length,
+          bool readonly)
+{
+    PyObject *memmap = find_memmap(state, array);
+    int sharing = memmap != NULL ? get_sharing(state, memmap) : 0;
+    if (sharing < 0) {
+        return NULL;
+    }
+    if (memmap != NULL && !maptable_is_expected(&state->maptable)) {
+        unsigned access = readonly ? 0 : BACKING_WRITABLE;
+        Backing *backing = from_attributes(state, memmap, start, length,
+                                           access | (unsigned)sharing);
+        if (backing != NULL || PyErr_Occurred()) {
+            return backing;
+        }
+    }
+    return backing_new_without_file(state, start, length, REASON_NO_MAPTABLE,
+                                    (unsigned)sharing);
+}
+
+/* New reference: the backing of all of an mmap.mmap. */
+static Backing *
+of_mmap(State *state, PyArrayObject *array, PyObject *owner)
+{
+    Py_buffer buffer;
+    MapEntry entry;
+    if (PyObject_GetBuffer(owner, &buffer, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    char *start = buffer.buf;
+    npy_intp length = buffer.len;
+    bool readonly = buffer.readonly;
+    /* As NumPy does: an array keeps its mmap alive, but not its export. */
+    PyBuffer_Release(&buffer);
+
+    bool shared;
+    int found = find_file(state, start, start + length, &entry, &shared);
+    if (found < 0) {
+        return of_untold(state, array, start, length, readonly);
+    }
+    if (found == 0) {
+        return backing_new_without_file(state, start, length, REASON_ANONYMOUS,
+                                        shared ? 0 : BACKING_PRIVATE);
+    }
+    entry.writable &= !readonly;
+    return backing_new(state, start, length, &entry, false);
+}
+
+/* The object that registers a backing: the owner, or the last array before an
+ * owner that can't be referenced weakly. */
+static int
+add_owned(State *state, Backing *backing, const Owner *owner)
+{
+    bool by_token = backing->py_token != NULL && !backing_is_private(backing);
+    if (registry_add(state, backing, owner->object, by_token) == 0) {
+        return 0;
+    }
+    if (owner->object == owner->last_array ||
+        !PyErr_ExceptionMatches(PyExc_TypeError)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return registry_add(state, backing, owner->last_array, by_token);
+}
+
+/* The map still is at the address of `known`: 1, 0 or -1. An mmap.mmap can be
+ * resized, and then it moves. */
+static int
+is_unmoved(const Backing *known, PyObject *map)
+{
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(map, &buffer, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    bool same = buffer.buf == known->start && buffer.len == known->length;
+    PyBuffer_Release(&buffer);
+    return same;
+}
+
+/* New reference: the backing of the mmap.mmap that holds the array. */
+static Backing *
+find_mmap(State *state, PyArrayObject *array, const Owner *owner,
+          uint64_t message)
+{
+    Backing *known = state->last;
+    if (known == NULL || known->owner_address != owner->object) {
+        known = registry_of_owner(state, owner->object);
+    }
+    if (known != NULL && known->checked != message) {
+        int unmoved = is_unmoved(known, owner->object);
+        if (unmoved < 0) {
+            return NULL;
+        }
+        /* Without a map table then: for want of a descriptor, maybe. */
+        if (!unmoved || (known->reason == REASON_NO_MAPTABLE &&
+                         maptable_is_expected(&state->maptable))) {
+            registry_remove(state, known);
+            known = NULL;
+        }
+    }
+    if (known == NULL) {
+        Backing *fresh = of_mmap(state, array, owner->object);
+        if (fresh == NULL) {
+            return NULL;
+        }
+        /* That has released the GIL: another thread may have been quicker, and
+         * its token may be in a message already. */
+        known = registry_of_owner(state, owner->object);
+        if (known == NULL) {
+            if (add_owned(state, fresh, owner) < 0) {
+                Py_DECREF((PyObject *)fresh);
+                return NULL;
+            }
+            known = fresh; /* the registry holds it while the owner lives */
+        }
+        Py_DECREF((PyObject *)fresh);
+    }
+    state->last = known;
+    return (Backing *)Py_NewRef((PyObject *)known);
+}
+
+/* Borrowed: the first backing of `owner` that has some of [low, high). */
+static Backing *
+find_overlapping(State *state, const Owner *owner, const char *low,
+                 const char *high)
+{
+    Backing *each = registry_of_owner(state, owner->object);
+    if (each == NULL) {
+        each = registry_of_owner(state, owner->last_array);
+    }
+    for (; each != NULL; each = each->sibling) {
+        const char *end = each->start + each->length;
+        if (low == high ? backing_covers(each, low, high)
+                        : low < end && high > each->start) {
+            return each;
+        }
+    }
+    return NULL;
+}
+
+/* `known`, which may be NULL, holds [low, high) and is what is mapped there. */
+static bool
+is_shown_by(const Backing *known, const char *low, const char *high,
+            const MapEntry *entry)
+{
+    return known != NULL && backing_covers(known, low, high) &&
+           backing_shows(known, entry);
+}
+
+/* New reference: the backing of a whole run of the map table. */
+static Backing *
+of_entry(State *state, const MapEntry *entry)
+{
+    return backing_new(state, (char *)entry->start,
+                       (npy_intp)(entry->end - entry->start), entry, true);
+}
+
+/* New reference: the backing of memory on no file; `found` and `shared` as
+ * find_file tells them. */
+static Backing *
+of_no_file(State *state, const char *low, const char *high, int found,
+           bool shared)
+{
+    bool expected = maptable_is_expected(&state->maptable);
+    return backing_new_without_file(state, (char *)low, high - low,
+                                    found < 0 && expected ? REASON_NO_MAPTABLE
+                                                          : REASON_MEMORY,
+                                    shared ? 0 : BACKING_PRIVATE);
+}
+
+/* New reference: the backing of the memory around [low, high), which an owner
+ * that we don't know may map anew at any time: so the system is asked for each
+ * array or, where an answer takes up to a millisecond, once a message. */
+static Backing *
+find_other(State *state, const Owner *owner, const char *low, const char *high,
+           uint64_t message)
+{
+    MapEntry entry;
+    bool shared;
+    bool slow = maptable_is_slow(&state->maptable);
+    Backing *known = find_overlapping(state, owner, low, high);
+    if (slow && known != NULL && backing_covers(known, low, high) &&
+        known->located == message && !message_is_implicit(message)) {
+        return (Backing *)Py_NewRef((PyObject *)known);
+    }
+    int found = find_file(state, low, high, &entry, &shared);
+    if (found == 1 && is_shown_by(known, low, high, &entry)) {
+        known->located = message;
+        return (Backing *)Py_NewRef((PyObject *)known);
+    }
+    Backing *backing = found == 1 ? of_entry(state, &entry)
+                                  : of_no_file(state, low, high, found, shared);
+    if (backing == NULL) {
+        return NULL;
+    }
+    /* That has released the GIL: see find_mmap. */
+    known = find_overlapping(state, owner, low, high);
+    if (found == 1 && is_shown_by(known, low, high, &entry)) {
+        Py_DECREF((PyObject *)backing);
+        known->located = message;
+        return (Backing *)Py_NewRef((PyObject *)known);
+    }
+    backing->located = message;
+    /* What the owner had there before is gone. */
+    low = backing->start;
+    high = low + backing->length;
+    while ((known = find_overlapping(state, owner, low, high)) != NULL) {
+        registry_remove(state, known);
+    }
+    if ((found == 1 || slow) && low < high &&
+        add_owned(state, backing, owner) < 0) {
+        Py_DECREF((PyObject *)backing);
+        return NULL;
+    }
+    return backing;
+}
+
+Backing *
+resolve_backing(State *state, PyArrayObject *array, const Owner *owner,
+                char *low, char *high, uint64_t message)
+{
+    return owner->kind == OWNER_MMAP
+               ? find_mmap(state, array, owner, message)
+               : find_other(state, owner, low, high, message);
+}

@@ -1,0 +1,14 @@
+/* Which backing holds the memory of this array? */
+#ifndef SAMEMAP_RESOLVE_H
+#define SAMEMAP_RESOLVE_H
+
+#include "backing.h"
+#include "owner.h"
+
+/* New reference: the backing of the memory of `array`, which is [low, high) and
+ * has the owner `owner`; made and registered when it is new. Its `reason` says
+ * whether it has a file. NULL with an exception. */
+Backing *resolve_backing(State *state, PyArrayObject *array, const Owner *owner,
+                         char *low, char *high, uint64_t message);
+
+#endif
