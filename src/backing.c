@@ -94,7 +94,7 @@ static bool
 has_descriptor(const Backing *backing, FileStatus *status)
 {
     return backing->fd >= 0 && fileid_fstat(backing->fd, status) == 0 &&
-           (!backing->has_id || fileid_equal(&status->id, &backing->id));
+           fileid_equal(&status->id, &backing->id);
 }
 
 /* The path of last time (or the one in a fresh `entry`) no longer leads to the
@@ -118,6 +118,10 @@ search(Backing *backing, const MapEntry *entry)
         FileStatus other;
         if (!has_descriptor(backing, &other)) {
             backing->fd = fd;
+            if (fd >= 0) {
+                backing->id = status.id;
+                backing->has_id = true;
+            }
         } else if (fd >= 0) { /* another thread was here meanwhile */
             close(fd);
         }

@@ -42,7 +42,8 @@ struct Backing {
     Reason reason;     /* why it can't be referenced; NONE: it can */
     PyObject *locator; /* bytes: the path that a receiver opens, or NULL */
     long pid;          /* of the process that mapped it first */
-    int fd;            /* our duplicate of a descriptor on the file, or -1 */
+    int fd;            /* our duplicate of a descriptor on the file, which then
+                        * has an id; or -1 */
     uint64_t checked;  /* number of the message in which it was last checked */
     /* Of a private map: the parts whose modified bytes are in the message of
      * that number already. */

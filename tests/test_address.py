@@ -184,7 +184,11 @@ def test_mapped_anew(source, path):
     [
         ({"offset": 2 * PAGE}, {"map_offset": 2 * PAGE}),
         ({"prot": mmap.PROT_READ | mmap.PROT_WRITE}, {"map_writable": True}),
-        ({"flags": mmap.MAP_PRIVATE}, {"sharing": "private"}),
+        pytest.param(
+            {"flags": mmap.MAP_PRIVATE},
+            {"sharing": "private"},
+            marks=pytest.mark.needs_pagemap,
+        ),
     ],
 )
 def test_mapped_anew_otherwise(source, path, change, told):
@@ -238,6 +242,7 @@ def test_deleted_name_taken_by_another(source, tmp_path):
     arrives(array)
 
 
+@pytest.mark.needs_descriptors
 def test_path_too_long(source, tmp_path, monkeypatch):
     """A file deeper than any path can tell is reached through a descriptor."""
     monkeypatch.chdir(tmp_path)
@@ -263,6 +268,7 @@ def test_partly_inaccessible(source, path):
     assert not copy.flags.writeable
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("source_name", ["ioctl", "text"])
 def test_overlay(tmp_path, source_name):
     """On overlayfs `stat` tells other devices than the map table."""
@@ -333,6 +339,7 @@ def test_no_table(path):
         _core.set_map_table("auto")
 
 
+@pytest.mark.needs_maps
 def test_no_descriptor_for_the_table(path):
     """Without a descriptor left there is no table, and the map is asked for later."""
     source = """

@@ -14,6 +14,8 @@ from foreign import libc, map_at
 from samemap import _core
 from scripts import mounted, run_script
 
+pytestmark = pytest.mark.needs_maps
+
 PAGE = mmap.PAGESIZE
 NAMES = "token", "path", "identity", "offset", "length", "access", "pid"
 WRITABLE, PRIVATE = 1, 2
@@ -228,6 +230,7 @@ def test_mapped_anew_since(path):
     assert samemap.loads(message)[:9].tolist() == [0] * 8 + [1]
 
 
+@pytest.mark.needs_pagemap
 def test_private_maps_are_never_merged(path):
     """Each message with a private map gets pages of its own."""
     array = np.memmap(path, np.int64, "c")

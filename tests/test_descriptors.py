@@ -1,6 +1,9 @@
 """Descriptors are this process's own: no program that it starts inherits them."""
 
+import pytest
 from scripts import run_script
+
+pytestmark = pytest.mark.needs_descriptors
 
 
 def test_started_programs_inherit_none(tmp_path):

@@ -98,6 +98,7 @@ def test_by_value(path, make, reason):
     assert copy.tolist() == array.tolist()
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("distance", [-8, 0, 800, 8000, 8008])
 def test_empty(path, distance):
     """An array of no elements goes by reference, wherever it points."""

@@ -245,6 +245,7 @@ def load_or_none(message):
         return None
 
 
+@pytest.mark.needs_maps
 def test_lost_in_an_inner_message(backend, path):
     """`loads` raises where it is called, also in the loading of a task."""
     inner = Message(without_descriptor(path))
@@ -298,6 +299,7 @@ def map_and_raise(path):
     raise KeyError(*map_and_doom(path, unlink))
 
 
+@pytest.mark.needs_maps
 def test_exception_lost_on_the_way(backend, path):
     """So does the array of an exception; the worker's traceback is the cause."""
     with pytest.raises(samemap.BackingNotFoundError) as caught:
@@ -333,6 +335,7 @@ def test_private_result_of_a_file_that_is_gone(backend, path, open_map):
     np.testing.assert_array_equal(array, DATA)
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("open_map", [by_memmap, by_mmap, without_descriptor])
 def test_result_of_a_file_that_is_gone(backend, path, open_map):
     """A shared map is the caller's own, whatever became of the file meanwhile."""
@@ -377,6 +380,7 @@ def fail(array):
     raise ZeroDivisionError
 
 
+@pytest.mark.needs_maps
 def test_let_go_after_an_error(backend, tmp_path):
     """A call that has failed keeps no map: files without names are gone."""
     tasks = (delayed(fail)(anonymous_file(tmp_path, i)) for i in range(20))

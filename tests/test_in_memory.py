@@ -191,6 +191,7 @@ def test_memory_beside_memmaps(send, mapped):
     assert found == [("memmap", "r"), ("ndarray", None), ("memmap", "r+")]
 
 
+@pytest.mark.needs_maps
 def test_anonymous_map(send):
     """A map of no file is memory: a large one is dumped, a small one pickled."""
     array = np.frombuffer(mmap.mmap(-1, 1000), np.uint8)
@@ -198,6 +199,7 @@ def test_anonymous_map(send):
         assert send(types_and_modes, [array], max_nbytes=max_nbytes) == [[expected]]
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("offset", range(0, 16, 4))
 def test_copies_keep_their_alignment(offset):
     """A field that is aligned here is so there, as the copy starts as the map does."""

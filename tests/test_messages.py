@@ -8,6 +8,8 @@ import pytest
 import samemap
 from samemap import _core
 
+pytestmark = pytest.mark.needs_maps
+
 NOBODY = 1 << 30  # no process has that number
 
 

@@ -101,6 +101,7 @@ def test_pickler_without_messages(modified, tmp_path):
         np.testing.assert_array_equal(samemap.loads(path.read_bytes()), modified)
 
 
+@pytest.mark.needs_pagemap
 def test_many_within_a_moment(raw_file):
     """Nor when it pickles many arrays in the time that tells messages apart."""
     array = np.memmap(raw_file(np.zeros(500)), np.float64, "c")
@@ -110,6 +111,7 @@ def test_many_within_a_moment(raw_file):
     assert all(len(patch[1]) == array.nbytes for patch in patches)
 
 
+@pytest.mark.needs_pagemap
 def test_pages_nobody_tells_of(tmp_path):
     """Where the system doesn't tell which pages are modified, all are copied."""
     source = """

@@ -62,6 +62,7 @@ def on_foreign_memory(path):
     return array_at(map_at(path, 800), 800)
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("make", [on_mmap, on_foreign_memory])
 def test_one_token(tmp_path, make):
     """Threads that meet a new map at once send the same one."""

@@ -72,6 +72,7 @@ def test_difference_reaches_the_caller(array, tmp_path, backend):
         )
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 @pytest.mark.parametrize(
     "whole",
