@@ -37,7 +37,7 @@ def run(module, folder):
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=240,
         )
     except subprocess.TimeoutExpired:
         return None
