@@ -164,18 +164,28 @@ copy_elements(const Layout *layout, npy_intp itemsize, int axis, char *strided,
     return flat + run;
 }
 
+static void
+copy(const Layout *layout, npy_intp itemsize, char *first, char *flat,
+     bool gather)
+{
+    /* An axis of no length may stand behind others of any length. */
+    if (layout_nbytes(layout->ndim, layout->shape, itemsize) > 0) {
+        copy_elements(layout, itemsize, 0, first, flat, gather);
+    }
+}
+
 void
 layout_gather(const Layout *layout, npy_intp itemsize, const char *first,
               char *flat)
 {
-    copy_elements(layout, itemsize, 0, (char *)first, flat, true);
+    copy(layout, itemsize, (char *)first, flat, true);
 }
 
 void
 layout_scatter(const Layout *layout, npy_intp itemsize, char *first,
                const char *flat)
 {
-    copy_elements(layout, itemsize, 0, first, (char *)flat, false);
+    copy(layout, itemsize, first, (char *)flat, false);
 }
 
 PyObject *

@@ -1,5 +1,8 @@
 """The fuzzers with a fixed budget; run alone they go on as long as asked."""
 
+import os
+import textwrap
+
 import fuzz_layout
 import fuzz_message
 import fuzz_pickle
@@ -9,6 +12,7 @@ from equality import fingerprint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joblib import Parallel, delayed
+from scripts import run_script
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -68,6 +72,24 @@ def test_messages(folder, module, seed):
         fuzzer.case()
     assert fuzzer.found["ValueError"] > 0
     assert fuzzer.found["array"] > 0
+
+
+def test_no_elements_are_no_work(tmp_path):
+    """A message of nothing ends at once, however long its other axes are."""
+    source = """
+        import sys
+        import numpy as np
+        from samemap import _core
+        from fuzz_message import layout_bytes
+        array = np.memmap(sys.argv[1], np.uint8, "w+", shape=(100,))
+        array = np.memmap(sys.argv[1], np.uint8, "c")
+        layout = layout_bytes(1, 2, 0, [2**20, 2**20, 2**20, 0], [1, 1, 1, 1])
+        attach, args = _core.Reducer().reduce(array)[1][0][0].__reduce__()
+        print(_core.rebuild(attach(*args), layout, None, (None, b"")).size)
+    """
+    here = os.path.dirname(__file__)
+    source = f"import sys; sys.path.insert(0, {here!r})\n" + textwrap.dedent(source)
+    assert run_script(source, tmp_path / "file", timeout=30) == "0\n"
 
 
 @pytest.mark.parametrize("change", ["bytes", "strides", "dtype"])
