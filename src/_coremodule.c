@@ -29,40 +29,46 @@ after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* The index of `py_name` in `names`, which ends with NULL; -1 with ValueError:
+ * `expected` names them for people. */
+static int
+find_name(PyObject *py_name, const char *const *names, const char *expected)
+{
+    for (int i = 0; PyUnicode_Check(py_name) && names[i] != NULL; i++) {
+        if (PyUnicode_CompareWithASCIIString(py_name, names[i]) == 0) {
+            return i;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "expected %s, not %R", expected, py_name);
+    return -1;
+}
+
 static PyObject *
 set_map_table(PyObject *module, PyObject *name)
 {
-    static const char *const names[] = {"auto", "ioctl", "text", "none"};
+    static const char *const names[] = {"auto", "ioctl", "text", "none", NULL};
     State *state = PyModule_GetState(module);
-    for (int source = MAPTABLE_AUTO; source <= MAPTABLE_NONE; source++) {
-        if (PyUnicode_Check(name) &&
-            PyUnicode_CompareWithASCIIString(name, names[source]) == 0) {
-            maptable_close(&state->maptable);
-            state->maptable = (MapTable)MAPTABLE_INIT;
-            state->maptable.source = (MapTableSource)source;
-            Py_RETURN_NONE;
-        }
+    int source = find_name(name, names, "'auto', 'ioctl', 'text' or 'none'");
+    if (source < 0) {
+        return NULL;
     }
-    PyErr_Format(PyExc_ValueError,
-                 "expected 'auto', 'ioctl', 'text' or 'none', not %R", name);
-    return NULL;
+    maptable_close(&state->maptable);
+    state->maptable = (MapTable)MAPTABLE_INIT;
+    state->maptable.source = (MapTableSource)source;
+    Py_RETURN_NONE;
 }
 
 static PyObject *
 set_pagemap(PyObject *module, PyObject *name)
 {
-    static const char *const names[] = {"auto", "entries"};
+    static const char *const names[] = {"auto", "entries", NULL};
     State *state = PyModule_GetState(module);
-    for (int source = PAGEMAP_AUTO; source <= PAGEMAP_ENTRIES; source++) {
-        if (PyUnicode_Check(name) &&
-            PyUnicode_CompareWithASCIIString(name, names[source]) == 0) {
-            state->pagemap = (PagemapSource)source;
-            Py_RETURN_NONE;
-        }
+    int source = find_name(name, names, "'auto' or 'entries'");
+    if (source < 0) {
+        return NULL;
     }
-    PyErr_Format(PyExc_ValueError, "expected 'auto' or 'entries', not %R",
-                 name);
-    return NULL;
+    state->pagemap = (PagemapSource)source;
+    Py_RETURN_NONE;
 }
 
 static PyObject *
