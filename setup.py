@@ -28,22 +28,18 @@ if sanitizers:
     compile_args += [*flags, "-g", "-O1", "-fno-omit-frame-pointer"]
     link_args += flags
 
-platform_sources = {
-    True: ["src/maptable_linux.c", "src/pagemap_linux.c"],
-    False: ["src/maptable_none.c", "src/pagemap_none.c"],
-}
-on_linux = sys.platform == "linux"
-common = sorted(
-    set(glob("src/*.c")) - set(platform_sources[True]) - set(platform_sources[False])
-)
+# The seam to the operating system: `SAMEMAP_OS=none` builds the one that knows nothing.
+system = os.environ.get("SAMEMAP_OS") or sys.platform
+others = "_none.c" if system == "linux" else "_linux.c"
+sources = [p for p in sorted(glob("src/**/*.c", recursive=True)) if not p.endswith(others)]
 
 setup(
     ext_modules=[
         Extension(
             "samemap._core",
-            sources=common + platform_sources[on_linux],
-            depends=glob("src/*.h"),
-            include_dirs=[numpy.get_include()],
+            sources=sources,
+            depends=glob("src/**/*.h", recursive=True),
+            include_dirs=["src", numpy.get_include()],
             define_macros=[("_GNU_SOURCE", "1")],
             extra_compile_args=compile_args,
             extra_link_args=link_args,

@@ -2,12 +2,12 @@
 #define SAMEMAP_IMPORTS_NUMPY
 #include "core.h"
 
-#include "attach.h"
+#include "receiver/attach.h"
 #include "backing.h"
-#include "describe.h"
+#include "sender/describe.h"
 #include "message.h"
-#include "rebuild.h"
-#include "reduce.h"
+#include "receiver/rebuild.h"
+#include "sender/reduce.h"
 #include "registry.h"
 #include "state.h"
 

@@ -6,7 +6,7 @@
 #include "backing.h"
 
 #include "errors.h"
-#include "locator.h"
+#include "os/descriptor.h"
 #include "message.h"
 
 #include <errno.h>
@@ -48,7 +48,7 @@ leads_to_file(Backing *backing, const MapEntry *entry, const char *path,
         return fileid_equal(&status->id, &backing->id);
     }
     return entry != NULL &&
-           locator_matches(backing->state, entry, path, status);
+           descriptor_matches(backing->state, entry, path, status);
 }
 
 /* Takes `path` as the way to the file, if the file is long enough and may be
@@ -74,7 +74,7 @@ accept(Backing *backing, const char *path, const FileStatus *status)
     bool writable =
         backing_is_writable(backing) && !backing_is_private(backing);
     bool allowed = fileid_access(path, writable) == 0 &&
-                   !(writable && locator_is_sealed(backing->fd));
+                   !(writable && descriptor_is_sealed(backing->fd));
     backing->reason = allowed ? REASON_NONE : REASON_FORBIDDEN;
     return set_locator(backing, path);
 }
@@ -114,7 +114,7 @@ search(Backing *backing, const MapEntry *entry)
         return accept(backing, now.path, &status);
     }
     if (!has_descriptor(backing, &status)) {
-        int fd = locator_find_fd(backing->state, entry, &status);
+        int fd = descriptor_find(backing->state, entry, &status);
         FileStatus other;
         if (!has_descriptor(backing, &other)) {
             backing->fd = fd;
@@ -127,7 +127,7 @@ search(Backing *backing, const MapEntry *entry)
         }
     }
     if (has_descriptor(backing, &status) &&
-        locator_of_fd(backing->fd, path, sizeof(path))) {
+        descriptor_path(backing->fd, path, sizeof(path))) {
         return accept(backing, path, &status);
     }
     backing->reason = REASON_UNREACHABLE;

@@ -3,7 +3,7 @@
 #ifndef SAMEMAP_BACKING_H
 #define SAMEMAP_BACKING_H
 
-#include "fileid.h"
+#include "os/fileid.h"
 #include "ranges.h"
 #include "state.h"
 

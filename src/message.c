@@ -10,7 +10,7 @@
  */
 #include "message.h"
 
-#include "standin.h"
+#include "receiver/standin.h"
 
 #include <string.h>
 #include <time.h>

@@ -3,8 +3,8 @@
 #define SAMEMAP_STATE_H
 
 #include "core.h"
-#include "maptable.h"
-#include "pagemap.h"
+#include "os/maptable.h"
+#include "os/pagemap.h"
 #include "reason.h"
 
 #define TOKEN_SIZE 16

@@ -1,7 +1,7 @@
 /* Owns what fills the gap of an array that can't be had, until somebody raises
  * the error that was noted: nobody is meant to use it.
  */
-#include "standin.h"
+#include "receiver/standin.h"
 
 #include <string.h>
 

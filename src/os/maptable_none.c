@@ -3,7 +3,7 @@
  * The callers then go by the attributes of np.memmap. macOS
  * (proc_regionfilename) would be added as a file beside this one.
  */
-#include "maptable.h"
+#include "os/maptable.h"
 
 int
 maptable_find(MapTable *Py_UNUSED(table), uintptr_t Py_UNUSED(low),

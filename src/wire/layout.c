@@ -4,7 +4,7 @@
  * LEB128 and the strides as zigzag LEB128. A 2-D strided view takes about
  * 12 bytes; a reader must get exactly the bytes that the header promises.
  */
-#include "layout.h"
+#include "wire/layout.h"
 
 #include <string.h>
 

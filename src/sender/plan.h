@@ -3,7 +3,7 @@
 #define SAMEMAP_PLAN_H
 
 #include "backing.h"
-#include "layout.h"
+#include "wire/layout.h"
 
 typedef enum {
     FORWARD,  /* to a worker: what this process maps can be reached */

@@ -5,12 +5,12 @@
  * np.memmap, the tuple around it) with all other views of the same map, so that
  * the pickler's memo writes that once.
  */
-#include "reduce.h"
+#include "sender/reduce.h"
 
 #include "errors.h"
 #include "message.h"
-#include "plan.h"
-#include "value.h"
+#include "sender/plan.h"
+#include "sender/value.h"
 
 /* Arrays in memory up to this many bytes go as bytes and layout, which is
  * quicker than NumPy's own reduction; larger ones without a copy. */

@@ -1,11 +1,11 @@
 /* Owns the mapping of a file that a message names: found again if this
  * process has it, else opened with care, checked and mapped once.
  */
-#include "attach.h"
+#include "receiver/attach.h"
 
 #include "backing.h"
 #include "errors.h"
-#include "locator.h"
+#include "os/descriptor.h"
 #include "message.h"
 #include "registry.h"
 
@@ -164,7 +164,7 @@ find_file(State *state, const Reference *ref, FileStatus *status)
     }
     /* Unlinked or replaced since: the sender may still have it open. */
     if (fd >= 0 || error == ENOENT || error == ENOTDIR || error == EINVAL) {
-        int found = locator_open_fd_of(ref->pid, &ref->id, writable, &other);
+        int found = descriptor_open_of(ref->pid, &ref->id, writable, &other);
         if (found >= 0) {
             if (fd >= 0) {
                 close(fd);

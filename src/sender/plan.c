@@ -1,12 +1,12 @@
 /* Owns the decision how an array travels. One snapshot of the array is taken
  * at the start; nothing is read from it again. */
-#include "plan.h"
+#include "sender/plan.h"
 
 #include "errors.h"
 #include "message.h"
-#include "owner.h"
-#include "pagemap.h"
-#include "resolve.h"
+#include "sender/owner.h"
+#include "os/pagemap.h"
+#include "sender/resolve.h"
 
 #include <string.h>
 #include <unistd.h>

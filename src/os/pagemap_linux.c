@@ -3,7 +3,7 @@
  * A page of a private file mapping is the process's own when it is there (in
  * memory or swapped out) and isn't a page of the file any more.
  */
-#include "pagemap.h"
+#include "os/pagemap.h"
 
 #include <errno.h>
 #include <fcntl.h>

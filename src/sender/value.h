@@ -2,7 +2,7 @@
 #ifndef SAMEMAP_VALUE_H
 #define SAMEMAP_VALUE_H
 
-#include "plan.h"
+#include "sender/plan.h"
 
 /* New reference: bytes (bytearray when `writable`) that stand for the backing;
  * sets plan->layout to the view in them. NULL with an exception; the memory of

@@ -1,5 +1,5 @@
 /* Owns the identity of files: what it consists of and how it is read. */
-#include "fileid.h"
+#include "os/fileid.h"
 
 #include <errno.h>
 #include <fcntl.h>

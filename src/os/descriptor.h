@@ -1,32 +1,32 @@
 /* How can another process reach the file that is mapped at an address? */
-#ifndef SAMEMAP_LOCATOR_H
-#define SAMEMAP_LOCATOR_H
+#ifndef SAMEMAP_DESCRIPTOR_H
+#define SAMEMAP_DESCRIPTOR_H
 
-#include "fileid.h"
-#include "maptable.h"
+#include "os/fileid.h"
+#include "os/maptable.h"
 #include "state.h"
 
 /* The file of `entry` is the one with status `status`, which `path` reaches.
  * Device numbers in the map table are not those of stat on btrfs and
  * overlayfs: where only they differ, a page of `path` is mapped and looked up
  * in the table, so that like is compared with like. */
-bool locator_matches(State *state, const MapEntry *entry, const char *path,
-                     const FileStatus *status);
+bool descriptor_matches(State *state, const MapEntry *entry, const char *path,
+                        const FileStatus *status);
 
 /* A duplicate of a descriptor of this process that is open on the file of
  * `entry`; -1 when there is none. Sets *status. */
-int locator_find_fd(State *state, const MapEntry *entry, FileStatus *status);
+int descriptor_find(State *state, const MapEntry *entry, FileStatus *status);
 
 /* A descriptor on the file `id`, opened by one that process `pid` has on it; -1
  * when it has none, or we may not look. Sets *status. */
-int locator_open_fd_of(long pid, const FileId *id, bool writable,
+int descriptor_open_of(long pid, const FileId *id, bool writable,
                        FileStatus *status);
 
 /* A memfd that may not be mapped writable again. */
-bool locator_is_sealed(int fd);
+bool descriptor_is_sealed(int fd);
 
 /* The path by which other processes of this user reach `fd`, into `path`.
  * False when they can't: no /proc, or this process is not dumpable. */
-bool locator_of_fd(int fd, char *path, size_t size);
+bool descriptor_path(int fd, char *path, size_t size);
 
 #endif

@@ -4,10 +4,10 @@
  * a copy of records loses their padding. Here bytes are bytes. The copy starts
  * at an address of the same alignment, so that ALIGNED stays as it is.
  */
-#include "value.h"
+#include "sender/value.h"
 
 #include "errors.h"
-#include "pagemap.h"
+#include "os/pagemap.h"
 
 #include <string.h>
 

@@ -4,7 +4,7 @@
  * One mapping may be several entries (after mprotect or madvise), so an
  * answer is always a run of entries: see maptable_find.
  */
-#include "maptable.h"
+#include "os/maptable.h"
 
 #include <errno.h>
 #include <fcntl.h>

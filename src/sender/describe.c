@@ -1,8 +1,8 @@
 /* Owns what people are told: the plan for one array, and the counters. */
-#include "describe.h"
+#include "sender/describe.h"
 
 #include "message.h"
-#include "plan.h"
+#include "sender/plan.h"
 
 #include <string.h>
 

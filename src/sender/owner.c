@@ -5,7 +5,7 @@
  * (`memoryview.obj`, NumPy's `DummyArray.base`) return objects that the chain
  * holds anyway.
  */
-#include "owner.h"
+#include "sender/owner.h"
 
 /* Chains are as long as the user's nesting of buffers; a cycle can't be built
  * with NumPy, but a foreign `base` may do anything. */

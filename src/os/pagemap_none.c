@@ -1,5 +1,5 @@
 /* Owns the answer of a system without a pagemap: it can't tell. */
-#include "pagemap.h"
+#include "os/pagemap.h"
 
 int
 pagemap_next_modified(PagemapSource Py_UNUSED(source), uintptr_t Py_UNUSED(low),

@@ -2,7 +2,7 @@
 #ifndef SAMEMAP_STANDIN_H
 #define SAMEMAP_STANDIN_H
 
-#include "layout.h"
+#include "wire/layout.h"
 
 /* Array of zeros in place of one that can't be had. What it is a part of may
  * look at it when it is built (`__setstate__`), so it is contiguous in the same

@@ -3,13 +3,13 @@
  * PyArray_NewFromDescr checks nothing: every number of the message has been
  * checked against the memory before it is called.
  */
-#include "rebuild.h"
+#include "receiver/rebuild.h"
 
 #include "backing.h"
-#include "layout.h"
+#include "wire/layout.h"
 #include "message.h"
 #include "registry.h"
-#include "standin.h"
+#include "receiver/standin.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* Owns the ways to a mapped file other than trusting its name. */
-#include "locator.h"
+#include "os/descriptor.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -48,8 +48,8 @@ probe(State *state, const MapEntry *entry, const char *path)
 }
 
 bool
-locator_matches(State *state, const MapEntry *entry, const char *path,
-                const FileStatus *status)
+descriptor_matches(State *state, const MapEntry *entry, const char *path,
+                   const FileStatus *status)
 {
     if (!status->regular || status->id.ino != entry->inode) {
         return false;
@@ -67,7 +67,7 @@ parse_fd(const char *name)
 }
 
 int
-locator_find_fd(State *state, const MapEntry *entry, FileStatus *status)
+descriptor_find(State *state, const MapEntry *entry, FileStatus *status)
 {
     int found = -1;
     DIR *directory = opendir("/proc/self/fd");
@@ -81,7 +81,7 @@ locator_find_fd(State *state, const MapEntry *entry, FileStatus *status)
             continue;
         }
         snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-        if (!locator_matches(state, entry, path, status)) {
+        if (!descriptor_matches(state, entry, path, status)) {
             continue;
         }
         found = fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -101,7 +101,7 @@ locator_find_fd(State *state, const MapEntry *entry, FileStatus *status)
 }
 
 int
-locator_open_fd_of(long pid, const FileId *id, bool writable,
+descriptor_open_of(long pid, const FileId *id, bool writable,
                    FileStatus *status)
 {
     int found = -1;
@@ -133,7 +133,7 @@ locator_open_fd_of(long pid, const FileId *id, bool writable,
 }
 
 bool
-locator_is_sealed(int fd)
+descriptor_is_sealed(int fd)
 {
 #ifdef F_GET_SEALS
     int seals = fd >= 0 ? fcntl(fd, F_GET_SEALS) : -1;
@@ -145,7 +145,7 @@ locator_is_sealed(int fd)
 }
 
 bool
-locator_of_fd(int fd, char *path, size_t size)
+descriptor_path(int fd, char *path, size_t size)
 {
     struct stat st;
 #ifdef __linux__

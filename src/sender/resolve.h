@@ -3,7 +3,7 @@
 #define SAMEMAP_RESOLVE_H
 
 #include "backing.h"
-#include "owner.h"
+#include "sender/owner.h"
 
 /* New reference: the backing of the memory of `array`, which is [low, high) and
  * has the owner `owner`; made and registered when it is new. Its `reason` says

@@ -4,7 +4,7 @@
  * What an mmap.mmap maps stays the same until it is resized or closed; what any
  * other owner maps may be something else each time it is asked about.
  */
-#include "resolve.h"
+#include "sender/resolve.h"
 
 #include "message.h"
 #include "registry.h"
