@@ -82,7 +82,7 @@ PyDoc_STRVAR(attach_doc,
              "attach(token, path, identity, offset, length, access, /)\n--\n\n"
              "The mmap.mmap that a message names.");
 PyDoc_STRVAR(rebuild_doc,
-             "rebuild(face, layout, dtype=None, patches=None, /)\n--\n\n"
+             "rebuild(memory, layout, dtype=None, patches=None, /)\n--\n\n"
              "The array that a message describes.");
 PyDoc_STRVAR(refused_doc,
              "refused(error, dtype, layout, /)\n--\n\n"

@@ -4,9 +4,19 @@
 #include <errno.h>
 #include <string.h>
 
-void
-errors_set_backing(PyObject *type, const char *message, const char *path,
-                   PyObject *expected, PyObject *found, int errnum)
+PyObject *
+errors_format_id(const FileId *id)
+{
+    char text[FILEID_TEXT_SIZE];
+    fileid_format(id, text);
+    return PyUnicode_FromString(text);
+}
+
+/* Sets `type(message, path, expected, found, errnum)`; steals `expected` and
+ * `found` (str, or NULL with an exception already set). */
+static void
+set_error(PyObject *type, const char *message, const char *path,
+          PyObject *expected, PyObject *found, int errnum)
 {
     PyObject *py_path = NULL, *error = NULL;
     if (expected == NULL || found == NULL) {
@@ -29,7 +39,8 @@ done:
 }
 
 void
-errors_set_open(State *state, const char *path, PyObject *expected, int errnum)
+errors_set_open(State *state, const char *path, const FileId *expected,
+                int errnum)
 {
     PyObject *type = state->backing_error;
     const char *message = "the mapped file can't be opened";
@@ -48,15 +59,24 @@ errors_set_open(State *state, const char *path, PyObject *expected, int errnum)
         }
         found = PyUnicode_DecodeLocale(strerror(errnum), "surrogateescape");
     }
-    errors_set_backing(type, message, path, expected, found, errnum);
+    set_error(type, message, path, errors_format_id(expected), found, errnum);
+}
+
+void
+errors_set_replaced(State *state, const char *path, const FileId *expected,
+                    const FileId *found)
+{
+    set_error(state->replaced_error,
+              "the path of the mapped file leads elsewhere now", path,
+              errors_format_id(expected), errors_format_id(found), 0);
 }
 
 void
 errors_set_truncated(State *state, const char *path, int64_t expected,
                      int64_t found)
 {
-    errors_set_backing(
-        state->truncated_error, "the mapped file has become shorter", path,
-        PyUnicode_FromFormat("at least %lld bytes", (long long)expected),
-        PyUnicode_FromFormat("%lld bytes", (long long)found), 0);
+    set_error(state->truncated_error, "the mapped file has become shorter",
+              path,
+              PyUnicode_FromFormat("at least %lld bytes", (long long)expected),
+              PyUnicode_FromFormat("%lld bytes", (long long)found), 0);
 }

@@ -10,10 +10,10 @@
  */
 #include "message.h"
 
+#include "os/clock.h"
 #include "receiver/standin.h"
 
 #include <string.h>
-#include <time.h>
 
 struct Outgoing {
     PyObject_HEAD
@@ -21,8 +21,8 @@ struct Outgoing {
     Outgoing *next;
     unsigned long thread;
     uint64_t number;
-    bool carries;   /* errors travel; else they are raised at once */
-    PyObject *held; /* list of what must outlive the message, or NULL */
+    bool carries_errors; /* errors travel; else they are raised at once */
+    PyObject *keeps;     /* list of what must outlive the message, or NULL */
 };
 
 struct Incoming {
@@ -63,21 +63,18 @@ message_number(State *state)
     if (message != NULL) {
         return message->number;
     }
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
     /* The top bit keeps these apart from the counted numbers. */
-    return (UINT64_C(1) << 63) |
-           ((uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000);
+    return (UINT64_C(1) << 63) | clock_milliseconds();
 }
 
 int
 message_hold(State *state, PyObject *object)
 {
     Outgoing *message = current_outgoing(state);
-    if (message == NULL || message->held == NULL) {
+    if (message == NULL || message->keeps == NULL) {
         return 0;
     }
-    return PyList_Append(message->held, object);
+    return PyList_Append(message->keeps, object);
 }
 
 /* Clears the exception that is set and returns it, if it is an Exception
@@ -102,7 +99,7 @@ PyObject *
 message_refuse(State *state, PyArrayObject *array)
 {
     Outgoing *message = current_outgoing(state);
-    if (message == NULL || !message->carries) {
+    if (message == NULL || !message->carries_errors) {
         return NULL;
     }
     PyObject *error = take_exception();
@@ -213,8 +210,8 @@ outgoing_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->state = state;
     self->thread = PyThread_get_thread_ident();
     self->number = ++state->message_count;
-    self->carries = carries;
-    self->held = held == Py_None ? NULL : Py_NewRef(held);
+    self->carries_errors = carries;
+    self->keeps = held == Py_None ? NULL : Py_NewRef(held);
     self->next = state->outgoing;
     state->outgoing = self;
     return (PyObject *)self;
@@ -224,14 +221,14 @@ static int
 outgoing_traverse(Outgoing *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
-    Py_VISIT(self->held);
+    Py_VISIT(self->keeps);
     return 0;
 }
 
 static int
 outgoing_clear(Outgoing *self)
 {
-    Py_CLEAR(self->held);
+    Py_CLEAR(self->keeps);
     return 0;
 }
 

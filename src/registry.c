@@ -22,13 +22,13 @@ static Backing **
 find_link(State *state, const Backing *backing, Backing **head)
 {
     *head = NULL;
-    if (backing->py_owner_key != NULL) {
+    if (backing->place.py_owner_key != NULL) {
         *head = (Backing *)PyDict_GetItemWithError(state->by_owner,
-                                                   backing->py_owner_key);
+                                                   backing->place.py_owner_key);
     }
     Backing **link = head;
     while (*link != NULL && *link != backing) {
-        link = &(*link)->sibling;
+        link = &(*link)->place.sibling;
     }
     return *link != NULL ? link : NULL;
 }
@@ -42,19 +42,20 @@ unlink_owned(State *state, Backing *backing)
     if (link == NULL) {
         return 0;
     }
-    Backing *rest = backing->sibling;
+    Backing *rest = backing->place.sibling;
     if (backing != head) {
         *link = rest;
-        backing->sibling = NULL;
+        backing->place.sibling = NULL;
         Py_DECREF((PyObject *)backing);
         return 0;
     }
-    int result = rest == NULL
-                     ? PyDict_DelItem(state->by_owner, backing->py_owner_key)
-                     : PyDict_SetItem(state->by_owner, backing->py_owner_key,
-                                      (PyObject *)rest);
+    int result =
+        rest == NULL
+            ? PyDict_DelItem(state->by_owner, backing->place.py_owner_key)
+            : PyDict_SetItem(state->by_owner, backing->place.py_owner_key,
+                             (PyObject *)rest);
     if (result == 0) {
-        Py_CLEAR(backing->sibling);
+        Py_CLEAR(backing->place.sibling);
     }
     return result;
 }
@@ -72,14 +73,14 @@ registry_remove(State *state, Backing *backing)
     if (unlink_owned(state, backing) < 0) {
         PyErr_WriteUnraisable((PyObject *)backing);
     }
-    if (backing->py_token != NULL &&
-        PyDict_GetItemWithError(state->by_token, backing->py_token) ==
+    if (backing->place.py_token != NULL &&
+        PyDict_GetItemWithError(state->by_token, backing->place.py_token) ==
             (PyObject *)backing &&
-        PyDict_DelItem(state->by_token, backing->py_token) < 0) {
+        PyDict_DelItem(state->by_token, backing->place.py_token) < 0) {
         PyErr_WriteUnraisable((PyObject *)backing);
     }
-    Py_CLEAR(backing->owner_ref);
-    Py_CLEAR(backing->face);
+    Py_CLEAR(backing->place.owner_ref);
+    memmap_forget(&backing->header);
     Py_DECREF((PyObject *)backing);
 }
 
@@ -90,24 +91,24 @@ registry_add(State *state, Backing *backing, PyObject *owner, bool by_token)
     if (callback == NULL) {
         return -1;
     }
-    backing->owner_ref = PyWeakref_NewRef(owner, callback);
+    backing->place.owner_ref = PyWeakref_NewRef(owner, callback);
     Py_DECREF(callback);
-    if (backing->owner_ref == NULL) {
+    if (backing->place.owner_ref == NULL) {
         return -1;
     }
-    backing->owner_address = owner;
+    backing->place.owner_address = owner;
     PyObject *key = PyLong_FromVoidPtr(owner);
     if (key == NULL) {
         goto error;
     }
-    core_set(&backing->py_owner_key, key);
-    backing->sibling =
+    core_set(&backing->place.py_owner_key, key);
+    backing->place.sibling =
         (Backing *)Py_XNewRef((PyObject *)registry_of_owner(state, owner));
     if (PyDict_SetItem(state->by_owner, key, (PyObject *)backing) < 0) {
-        Py_CLEAR(backing->sibling);
+        Py_CLEAR(backing->place.sibling);
         goto error;
     }
-    if (by_token && PyDict_SetItem(state->by_token, backing->py_token,
+    if (by_token && PyDict_SetItem(state->by_token, backing->place.py_token,
                                    (PyObject *)backing) < 0) {
         goto error;
     }
@@ -116,6 +117,38 @@ registry_add(State *state, Backing *backing, PyObject *owner, bool by_token)
 error:
     registry_remove(state, backing);
     return -1;
+}
+
+int
+registry_name(State *state, Backing *backing)
+{
+    char token[TOKEN_SIZE];
+    uint64_t count = ++state->token_count;
+    memcpy(token, state->token_prefix, sizeof(state->token_prefix));
+    memcpy(token + sizeof(state->token_prefix), &count, sizeof(count));
+    backing->place.py_token = PyBytes_FromStringAndSize(token, TOKEN_SIZE);
+    return backing->place.py_token != NULL ? 0 : -1;
+}
+
+void
+registry_name_as(Backing *backing, PyObject *py_token)
+{
+    backing->place.py_token = Py_NewRef(py_token);
+    backing->place.foreign = true;
+}
+
+void
+registry_clear_place(Place *place)
+{
+    Py_CLEAR(place->owner_ref);
+    Py_CLEAR(place->sibling);
+}
+
+void
+registry_free_place(Place *place)
+{
+    Py_CLEAR(place->py_owner_key);
+    Py_CLEAR(place->py_token);
 }
 
 Backing *
@@ -145,8 +178,8 @@ registry_after_fork(State *state)
     Py_ssize_t position = 0;
     while (PyDict_Next(state->by_owner, &position, &key, &backing)) {
         for (Backing *each = (Backing *)backing; each != NULL;
-             each = each->sibling) {
-            each->foreign = true;
+             each = each->place.sibling) {
+            each->place.foreign = true;
         }
     }
 }

@@ -16,6 +16,15 @@ Backing *registry_of_token(State *state, PyObject *py_token);
 int registry_add(State *state, Backing *backing, PyObject *owner,
                  bool by_token);
 
+/* Names a new backing: by a token that no other has, and by that which a
+ * message names. 0, or -1 with an exception. */
+int registry_name(State *state, Backing *backing);
+void registry_name_as(Backing *backing, PyObject *py_token);
+
+/* For a backing that dies: what may be a part of a cycle, and the rest. */
+void registry_clear_place(Place *place);
+void registry_free_place(Place *place);
+
 /* Takes `backing` out (its owner died, was closed or maps something else). */
 void registry_remove(State *state, Backing *backing);
 

@@ -7,7 +7,6 @@ import numpy as np
 _Array = np.ndarray[Any, np.dtype[Any]]
 _Reduction = tuple[Any, ...]
 _Memory = mmap | bytes | bytearray | BaseException
-_Face = _Memory | tuple[_Memory, Any, Any, Any]
 
 @final
 class Backing:
@@ -47,7 +46,7 @@ def attach(
     /,
 ) -> mmap: ...
 def rebuild(
-    face: _Face,
+    memory: _Memory | tuple[_Memory, Any, Any, Any],
     layout: bytes,
     dtype: np.dtype[Any] | None = None,
     patches: tuple[Any, ...] | None = None,

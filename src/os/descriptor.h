@@ -4,18 +4,17 @@
 
 #include "os/fileid.h"
 #include "os/maptable.h"
-#include "state.h"
 
 /* The file of `entry` is the one with status `status`, which `path` reaches.
  * Device numbers in the map table are not those of stat on btrfs and
  * overlayfs: where only they differ, a page of `path` is mapped and looked up
  * in the table, so that like is compared with like. */
-bool descriptor_matches(State *state, const MapEntry *entry, const char *path,
-                        const FileStatus *status);
+bool descriptor_matches(MapTable *table, const MapEntry *entry,
+                        const char *path, const FileStatus *status);
 
 /* A duplicate of a descriptor of this process that is open on the file of
  * `entry`; -1 when there is none. Sets *status. */
-int descriptor_find(State *state, const MapEntry *entry, FileStatus *status);
+int descriptor_find(MapTable *table, const MapEntry *entry, FileStatus *status);
 
 /* A descriptor on the file `id`, opened by one that process `pid` has on it; -1
  * when it has none, or we may not look. Sets *status. */

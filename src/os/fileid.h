@@ -1,8 +1,14 @@
-/* Which file is this? Identity, size, and opening without surprises. */
+/* Which file is this? Identity, size, and opening without surprises.
+ *
+ * Plain C as all of os/: errors are errno, and whoever holds Python's lock
+ * releases it around these calls, which may wait for a disk or a server.
+ */
 #ifndef SAMEMAP_FILEID_H
 #define SAMEMAP_FILEID_H
 
-#include "core.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 /* What tells one file from another for as long as somebody maps it. An inode
  * number alone can be used again; the birth time, where the file system
@@ -19,8 +25,8 @@ typedef struct {
     bool regular;
 } FileStatus;
 
-/* All three: 0, or -1 with errno set and no exception. They call the system
- * with the GIL released, so the caller must hold references, not borrow. */
+/* Of the file that `path` leads to, or that is open as `fd`: 0, or -1 with
+ * errno. */
 int fileid_stat(const char *path, FileStatus *status);
 int fileid_fstat(int fd, FileStatus *status);
 
@@ -35,12 +41,12 @@ int fileid_access(const char *path, bool writable);
 
 bool fileid_equal(const FileId *a, const FileId *b);
 
-/* The identity as bytes for a message, and back: 0, or -1 with ValueError or
- * TypeError. */
-PyObject *fileid_encode(const FileId *id);
-int fileid_decode(PyObject *py_id, FileId *id);
+/* "device 8:1, inode 42, born 2026-01-01T00:00:00.000000000Z" and NUL; this
+ * many bytes are always enough. */
+#define FILEID_TEXT_SIZE 160
+void fileid_format(const FileId *id, char text[FILEID_TEXT_SIZE]);
 
-/* "device 8:1, inode 42, born 2026-01-01T00:00:00.000000000Z" (str). */
-PyObject *fileid_format(const FileId *id);
+/* The device's number as people write it; for fileid_format. */
+void fileid_format_device(uint64_t dev, char *text, size_t size);
 
 #endif

@@ -2,9 +2,9 @@
 #ifndef SAMEMAP_MAPTABLE_H
 #define SAMEMAP_MAPTABLE_H
 
-#include "core.h"
-
 #include <limits.h>
+#include <stdbool.h>
+#include <stdint.h>
 
 typedef enum {
     MAPTABLE_AUTO,  /* the fastest source that the system has */
@@ -40,11 +40,18 @@ typedef struct {
 
 #define MAPTABLE_INIT {MAPTABLE_AUTO, -1, 0, 0, 0, false}
 
+/* One for a single thread that asks without Python's lock, from the same source
+ * as `table`. Nothing is opened before it is asked; the caller closes it. */
+static inline MapTable
+maptable_like(const MapTable *table)
+{
+    return (MapTable){table->source, -1, 0, 0, 0, table->no_ioctl};
+}
+
 /* Fills `entry` with the run of entries around [low, high) that map one file
  * contiguously and in one way; access is what all of them allow.
  * 1 found; 0 when no single file backs all of the range, and then `shared` is
- * that of the entry at `low`; -1 when the system has no table to ask (no
- * exception set). */
+ * that of the entry at `low`; -1 when the system has no table to ask. */
 int maptable_find(MapTable *table, uintptr_t low, uintptr_t high,
                   MapEntry *entry);
 
@@ -56,7 +63,16 @@ bool maptable_is_expected(const MapTable *table);
 bool maptable_is_slow(const MapTable *table);
 
 /* Both entries are of the same file (the table's own numbers compared). */
-bool maptable_same_file(const MapEntry *a, const MapEntry *b);
+static inline bool
+maptable_same_file(const MapEntry *a, const MapEntry *b)
+{
+    return a->inode == b->inode && a->dev_major == b->dev_major &&
+           a->dev_minor == b->dev_minor;
+}
+
+/* The file of `entry` is one in name only: shared memory that nobody can
+ * open. */
+bool maptable_is_nameless(const MapEntry *entry);
 
 /* Forgets the descriptor (in a forked child: that of the parent). */
 void maptable_close(MapTable *table);

@@ -136,13 +136,12 @@ parse_line(const char *line, MapEntry *entry)
     return true;
 }
 
-/* All of the text, NUL at its end, or NULL (no exception set); the caller
- * frees it with PyMem_Free. */
+/* All of the text, NUL at its end, or NULL; the caller frees it. */
 static char *
 read_text(int fd)
 {
     size_t size = 0, room = 1 << 16;
-    char *text = PyMem_Malloc(room);
+    char *text = malloc(room);
     if (text == NULL) {
         return NULL;
     }
@@ -152,7 +151,7 @@ read_text(int fd)
             continue;
         }
         if (n < 0) {
-            PyMem_Free(text);
+            free(text);
             return NULL;
         }
         if (n == 0) {
@@ -161,9 +160,9 @@ read_text(int fd)
         }
         size += (size_t)n;
         if (room - size < 2) {
-            char *larger = PyMem_Realloc(text, room *= 2);
+            char *larger = realloc(text, room *= 2);
             if (larger == NULL) {
-                PyMem_Free(text);
+                free(text);
                 return NULL;
             }
             text = larger;
@@ -259,7 +258,7 @@ maptable_find(MapTable *table, uintptr_t low, uintptr_t high, MapEntry *entry)
         return -1;
     }
     int found = find_run(table, text, low, high, entry);
-    PyMem_Free(text);
+    free(text);
     return found;
 }
 
@@ -275,11 +274,14 @@ maptable_is_slow(const MapTable *table)
     return table->source == MAPTABLE_TEXT || table->no_ioctl;
 }
 
+/* The inode number of a System V segment is its id, which a memfd may have as
+ * well. */
 bool
-maptable_same_file(const MapEntry *a, const MapEntry *b)
+maptable_is_nameless(const MapEntry *entry)
 {
-    return a->inode == b->inode && a->dev_major == b->dev_major &&
-           a->dev_minor == b->dev_minor;
+    return strcmp(entry->path, "/dev/zero (deleted)") == 0 ||
+           (strncmp(entry->path, "/SYSV", 5) == 0 &&
+            strcmp(entry->path + 13, " (deleted)") == 0);
 }
 
 void

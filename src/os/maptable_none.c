@@ -6,32 +6,35 @@
 #include "os/maptable.h"
 
 int
-maptable_find(MapTable *Py_UNUSED(table), uintptr_t Py_UNUSED(low),
-              uintptr_t Py_UNUSED(high), MapEntry *Py_UNUSED(entry))
+maptable_find(MapTable *table, uintptr_t low, uintptr_t high, MapEntry *entry)
 {
+    (void)table, (void)low, (void)high, (void)entry;
     return -1;
 }
 
 bool
-maptable_is_expected(const MapTable *Py_UNUSED(table))
+maptable_is_expected(const MapTable *table)
 {
+    (void)table;
     return false;
 }
 
 bool
-maptable_is_slow(const MapTable *Py_UNUSED(table))
+maptable_is_slow(const MapTable *table)
 {
+    (void)table;
     return false;
 }
 
 bool
-maptable_same_file(const MapEntry *a, const MapEntry *b)
+maptable_is_nameless(const MapEntry *entry)
 {
-    return a->inode == b->inode && a->dev_major == b->dev_major &&
-           a->dev_minor == b->dev_minor;
+    (void)entry;
+    return false;
 }
 
 void
-maptable_close(MapTable *Py_UNUSED(table))
+maptable_close(MapTable *table)
 {
+    (void)table;
 }

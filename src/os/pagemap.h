@@ -2,7 +2,7 @@
 #ifndef SAMEMAP_PAGEMAP_H
 #define SAMEMAP_PAGEMAP_H
 
-#include "core.h"
+#include <stdint.h>
 
 typedef struct {
     uintptr_t start, end; /* addresses, page-aligned; end is exclusive */
@@ -14,7 +14,7 @@ typedef enum {
 } PagemapSource;
 
 /* Finds the first run of modified pages in [low, high), both page-aligned.
- * 1 found, 0 none, -1 the system can't tell (no exception set). */
+ * 1 found, 0 none, -1 the system can't tell. */
 int pagemap_next_modified(PagemapSource source, uintptr_t low, uintptr_t high,
                           PageRange *range);
 

@@ -5,8 +5,11 @@
  */
 #include "os/pagemap.h"
 
+#include "os/page.h"
+
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -56,7 +59,7 @@ static int
 read_entries(int fd, uintptr_t low, uintptr_t high, PageRange *range)
 {
     uint64_t entries[512];
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t page = page_size();
     bool inside = false;
 
     while (low < high) {
@@ -111,7 +114,7 @@ pagemap_readable(uintptr_t low, uintptr_t high)
     enum { BATCH = 256 };
     char bytes[BATCH];
     struct iovec remote[BATCH];
-    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t page = page_size();
     const pid_t self = getpid();
 
     while (low < high) {

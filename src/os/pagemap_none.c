@@ -2,14 +2,16 @@
 #include "os/pagemap.h"
 
 int
-pagemap_next_modified(PagemapSource Py_UNUSED(source), uintptr_t Py_UNUSED(low),
-                      uintptr_t Py_UNUSED(high), PageRange *Py_UNUSED(range))
+pagemap_next_modified(PagemapSource source, uintptr_t low, uintptr_t high,
+                      PageRange *range)
 {
+    (void)source, (void)low, (void)high, (void)range;
     return -1;
 }
 
 int
-pagemap_readable(uintptr_t Py_UNUSED(low), uintptr_t Py_UNUSED(high))
+pagemap_readable(uintptr_t low, uintptr_t high)
 {
+    (void)low, (void)high;
     return 1;
 }

@@ -5,9 +5,11 @@
 
 #include "backing.h"
 #include "errors.h"
-#include "os/descriptor.h"
 #include "message.h"
+#include "os/descriptor.h"
+#include "os/page.h"
 #include "registry.h"
+#include "wire/identity.h"
 
 #include <errno.h>
 #include <string.h>
@@ -15,12 +17,10 @@
 
 typedef struct {
     PyObject *py_token; /* borrowed, as the next */
-    PyObject *py_locator;
-    const char *locator;
+    PyObject *py_path;
+    const char *path;
     FileId id;
-    uint64_t file_offset;
-    npy_intp length;
-    unsigned access;
+    Mapping wanted; /* without an address */
     long pid;
 } Reference;
 
@@ -42,15 +42,15 @@ parse(PyObject *args, Reference *ref)
     char *locator;
     Py_ssize_t locator_size;
     if (!PyArg_ParseTuple(args, "OOOO!O!O!O!:attach", &ref->py_token,
-                          &ref->py_locator, &py_id, &PyLong_Type, &py_offset,
+                          &ref->py_path, &py_id, &PyLong_Type, &py_offset,
                           &PyLong_Type, &py_length, &PyLong_Type, &py_access,
                           &PyLong_Type, &py_pid)) {
         return -1;
     }
     if (check_bytes(ref->py_token, "token") < 0 ||
-        check_bytes(ref->py_locator, "path") < 0 ||
-        fileid_decode(py_id, &ref->id) < 0 ||
-        PyBytes_AsStringAndSize(ref->py_locator, &locator, &locator_size) < 0) {
+        check_bytes(ref->py_path, "path") < 0 ||
+        identity_decode(py_id, &ref->id) < 0 ||
+        PyBytes_AsStringAndSize(ref->py_path, &locator, &locator_size) < 0) {
         return -1;
     }
     long long offset = PyLong_AsLongLong(py_offset);
@@ -64,23 +64,29 @@ parse(PyObject *args, Reference *ref)
         return -1;
     }
     long long end;
-    long page = sysconf(_SC_PAGESIZE);
+    long long page = (long long)page_size();
     if (PyBytes_Size(ref->py_token) != TOKEN_SIZE || locator_size == 0 ||
         memchr(locator, '\0', (size_t)locator_size) != NULL || offset < 0 ||
         offset % page != 0 || length <= 0 || length > NPY_MAX_INTP ||
         __builtin_add_overflow(offset, length, &end) || access < 0 ||
-        access > BACKING_ALL_ACCESS || ref->pid <= 0) {
+        access > MAPPING_ALL_ACCESS || ref->pid <= 0) {
         goto damaged;
     }
-    ref->locator = locator;
-    ref->file_offset = (uint64_t)offset;
-    ref->length = (npy_intp)length;
-    ref->access = (unsigned)access;
+    ref->path = locator;
+    ref->wanted =
+        (Mapping){NULL, (intptr_t)length, (uint64_t)offset, (unsigned)access};
     return 0;
 
 damaged:
     PyErr_Format(PyExc_ValueError, "damaged reference to a mapping: %R", args);
     return -1;
+}
+
+/* Bytes that the file must have. */
+static int64_t
+end_in_file(const Reference *ref)
+{
+    return (int64_t)ref->wanted.file_offset + ref->wanted.length;
 }
 
 /* The address of an open mmap.mmap: 0, or -1 with an exception. */
@@ -106,16 +112,17 @@ is_mapped(State *state, const Backing *known, PyObject *owner)
     MapEntry entry;
     if (!PyObject_TypeCheck(owner, state->mmap_type)) {
         /* Any other owner may have unmapped it, or mapped it anew. */
-        uintptr_t low = (uintptr_t)known->start;
+        uintptr_t low = (uintptr_t)known->mapping.start;
         return maptable_find(&state->maptable, low,
-                             low + (uintptr_t)known->length, &entry) == 1 &&
-               backing_shows(known, &entry);
+                             low + (uintptr_t)known->mapping.length,
+                             &entry) == 1 &&
+               reach_shows(&known->reach, &known->mapping, &entry);
     }
     if (get_memory(owner, &start, &length) < 0) {
         PyErr_Clear(); /* closed by the user: its arrays dangle */
         return false;
     }
-    return start == known->start && length == known->length;
+    return start == known->mapping.start && length == known->mapping.length;
 }
 
 /* New reference: the memory of this process that the token names, if it still
@@ -125,18 +132,18 @@ is_mapped(State *state, const Backing *known, PyObject *owner)
 static PyObject *
 find_known(State *state, const Reference *ref)
 {
-    if (ref->access & BACKING_PRIVATE) {
+    if (mapping_is_private(&ref->wanted)) {
         return NULL;
     }
     Backing *known = registry_of_token(state, ref->py_token);
-    if (known == NULL || known->owner_ref == NULL ||
-        known->length != ref->length ||
-        known->file_offset != ref->file_offset ||
-        !fileid_equal(&known->id, &ref->id)) {
+    if (known == NULL || known->place.owner_ref == NULL ||
+        known->mapping.length != ref->wanted.length ||
+        known->mapping.file_offset != ref->wanted.file_offset ||
+        !fileid_equal(&known->reach.id, &ref->id)) {
         return NULL;
     }
     Py_INCREF((PyObject *)known);
-    PyObject *owner = PyObject_CallNoArgs(known->owner_ref);
+    PyObject *owner = PyObject_CallNoArgs(known->place.owner_ref);
     if (owner == Py_None) { /* about to be forgotten */
         Py_CLEAR(owner);
     }
@@ -156,15 +163,20 @@ static int
 find_file(State *state, const Reference *ref, FileStatus *status)
 {
     FileStatus other;
-    bool writable = ref->access == BACKING_WRITABLE;
-    int fd = fileid_open(ref->locator, writable, status);
+    bool writable = mapping_writes_through(&ref->wanted);
+    int fd, found = -1;
+    Py_BEGIN_ALLOW_THREADS
+    fd = fileid_open(ref->path, writable, status);
+    Py_END_ALLOW_THREADS
     int error = errno;
     if (fd >= 0 && fileid_equal(&status->id, &ref->id)) {
         return fd;
     }
     /* Unlinked or replaced since: the sender may still have it open. */
     if (fd >= 0 || error == ENOENT || error == ENOTDIR || error == EINVAL) {
-        int found = descriptor_open_of(ref->pid, &ref->id, writable, &other);
+        Py_BEGIN_ALLOW_THREADS
+        found = descriptor_open_of(ref->pid, &ref->id, writable, &other);
+        Py_END_ALLOW_THREADS
         if (found >= 0) {
             if (fd >= 0) {
                 close(fd);
@@ -174,30 +186,38 @@ find_file(State *state, const Reference *ref, FileStatus *status)
         }
     }
     if (fd < 0) {
-        errors_set_open(state, ref->locator, fileid_format(&ref->id), error);
+        errors_set_open(state, ref->path, &ref->id, error);
         return -1;
     }
     close(fd);
-    errors_set_backing(state->replaced_error,
-                       "the path of the mapped file leads elsewhere now",
-                       ref->locator, fileid_format(&ref->id),
-                       fileid_format(&status->id), 0);
+    errors_set_replaced(state, ref->path, &ref->id, &status->id);
     return -1;
 }
 
-/* The same, and the file is long enough. */
+/* A descriptor on the file, which is as long as the map needs, or -1 with an
+ * exception. */
 static int
 open_file(State *state, const Reference *ref)
 {
     FileStatus status;
-    int64_t end = (int64_t)ref->file_offset + ref->length;
+    int64_t end = end_in_file(ref);
     int fd = find_file(state, ref, &status);
     if (fd >= 0 && status.size < end) {
-        errors_set_truncated(state, ref->locator, end, status.size);
+        errors_set_truncated(state, ref->path, end, status.size);
         close(fd);
         return -1;
     }
     return fd;
+}
+
+static int
+get_status(int fd, FileStatus *status)
+{
+    int result;
+    Py_BEGIN_ALLOW_THREADS
+    result = fileid_fstat(fd, status);
+    Py_END_ALLOW_THREADS
+    return result;
 }
 
 /* Makes a typed error of what mmap.mmap has raised, where it is about the file:
@@ -207,11 +227,11 @@ set_map_error(State *state, const Reference *ref, int fd)
 {
     PyObject *type, *error, *traceback;
     FileStatus status;
-    int64_t end = (int64_t)ref->file_offset + ref->length;
+    int64_t end = end_in_file(ref);
     if (PyErr_ExceptionMatches(PyExc_ValueError) &&
-        fileid_fstat(fd, &status) == 0 && status.size < end) {
+        get_status(fd, &status) == 0 && status.size < end) {
         PyErr_Clear();
-        errors_set_truncated(state, ref->locator, end, status.size);
+        errors_set_truncated(state, ref->path, end, status.size);
     } else if (PyErr_ExceptionMatches(PyExc_OSError)) {
         PyErr_Fetch(&type, &error, &traceback);
         PyErr_NormalizeException(&type, &error, &traceback);
@@ -224,8 +244,7 @@ set_map_error(State *state, const Reference *ref, int fd)
         Py_XDECREF(error);
         Py_XDECREF(traceback);
         PyErr_Clear();
-        errors_set_open(state, ref->locator, fileid_format(&ref->id),
-                        (int)number);
+        errors_set_open(state, ref->path, &ref->id, (int)number);
     }
 }
 
@@ -233,14 +252,15 @@ set_map_error(State *state, const Reference *ref, int fd)
 static PyObject *
 map_file(State *state, const Reference *ref, int fd)
 {
-    bool private = ref->access & BACKING_PRIVATE;
+    bool private = mapping_is_private(&ref->wanted);
     PyObject *map = NULL;
-    PyObject *args = Py_BuildValue("in", fd, ref->length);
+    PyObject *args = Py_BuildValue("in", fd, (Py_ssize_t)ref->wanted.length);
     PyObject *kwargs = Py_BuildValue(
         "{sOsOsK}", "flags", private ? state->mmap_private : state->mmap_shared,
         "prot",
-        ref->access & BACKING_WRITABLE ? state->prot_write : state->prot_read,
-        "offset", (unsigned long long)ref->file_offset);
+        mapping_is_writable(&ref->wanted) ? state->prot_write
+                                          : state->prot_read,
+        "offset", (unsigned long long)ref->wanted.file_offset);
     if (args == NULL || kwargs == NULL) {
         goto done;
     }
@@ -279,11 +299,13 @@ map_and_register(State *state, const Reference *ref, int fd)
     if (get_memory(map, &start, &length) < 0) {
         goto error;
     }
-    backing = backing_new_attached(state, start, length, ref->file_offset,
-                                   ref->access, &ref->id, ref->py_locator,
+    Mapping mapping = ref->wanted;
+    mapping.start = start;
+    mapping.length = length;
+    backing = backing_new_attached(state, &mapping, &ref->id, ref->py_path,
                                    ref->py_token, ref->pid);
-    if (backing == NULL || registry_add(state, backing, map,
-                                        !(ref->access & BACKING_PRIVATE)) < 0) {
+    if (backing == NULL ||
+        registry_add(state, backing, map, !mapping_is_private(&mapping)) < 0) {
         goto error;
     }
     Py_DECREF((PyObject *)backing);

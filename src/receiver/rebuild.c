@@ -43,7 +43,7 @@ keeps_mapped(State *state, PyObject *owner, PyObject *backing)
 {
     Backing *each = registry_of_owner(state, owner);
     while (each != NULL && (PyObject *)each != backing) {
-        each = each->sibling;
+        each = each->place.sibling;
     }
     return each != NULL;
 }
@@ -65,7 +65,7 @@ get_memory(State *state, PyObject *owner, Memory *memory)
         }
         backing = (Backing *)PyTuple_GetItem(owner, 1);
         memory->owner = PyTuple_GetItem(owner, 0);
-    } else if (backing == NULL || backing->owner_address != owner) {
+    } else if (backing == NULL || backing->place.owner_address != owner) {
         backing = PyObject_TypeCheck(owner, state->mmap_type)
                       ? registry_of_owner(state, owner)
                       : NULL;
@@ -73,9 +73,9 @@ get_memory(State *state, PyObject *owner, Memory *memory)
     }
     if (backing != NULL) {
         memory->backing = (Backing *)Py_NewRef((PyObject *)backing);
-        memory->start = backing->start;
-        memory->length = backing->length;
-        memory->writable = backing_is_writable(backing);
+        memory->start = backing->mapping.start;
+        memory->length = backing->mapping.length;
+        memory->writable = mapping_is_writable(&backing->mapping);
         memory->patchable = memory->writable && backing_is_private(backing);
         return 0;
     }
@@ -207,68 +207,6 @@ make_base(State *state, const Layout *layout, const Memory *memory)
     return view;
 }
 
-/* New reference: {filename, offset, mode, _mmap: None} out of a face. */
-static PyObject *
-new_dict(State *state, PyObject *face)
-{
-    PyObject *dict = PyDict_New();
-    if (dict != NULL &&
-        (PyDict_SetItem(dict, state->str_filename, PyTuple_GetItem(face, 1)) ||
-         PyDict_SetItem(dict, state->str_offset, PyTuple_GetItem(face, 2)) ||
-         PyDict_SetItem(dict, state->str_mode, PyTuple_GetItem(face, 3)) ||
-         PyDict_SetItem(dict, state->str__mmap, Py_None))) {
-        Py_CLEAR(dict);
-    }
-    return dict;
-}
-
-/* New reference: the same, copied from that of the last view if it can be. */
-static PyObject *
-copy_dict(State *state, PyObject *face, Backing *backing)
-{
-    if (backing == NULL) {
-        return new_dict(state, face);
-    }
-    if (backing->dict == NULL ||
-        backing->filename != PyTuple_GetItem(face, 1) ||
-        backing->offset != PyTuple_GetItem(face, 2) ||
-        backing->mode != PyTuple_GetItem(face, 3)) {
-        PyObject *dict = new_dict(state, face);
-        if (dict == NULL) {
-            return NULL;
-        }
-        core_set(&backing->dict, dict);
-        backing->filename = PyTuple_GetItem(face, 1);
-        backing->offset = PyTuple_GetItem(face, 2);
-        backing->mode = PyTuple_GetItem(face, 3);
-    }
-    return PyDict_Copy(backing->dict);
-}
-
-/* Makes an np.memmap of what was built as State.bare_memmap_type, and sets
- * what np.memmap.__new__ would: 0 or -1. np.memmap.__array_finalize__ is
- * Python code that would cost as much as all the rest, to set four attributes
- * to None. */
-static int
-finish_memmap(State *state, PyObject *array, PyObject *face,
-              const Layout *layout, const Memory *memory)
-{
-    int result = -1;
-    PyObject *dict = copy_dict(state, face, memory->backing);
-    if (dict == NULL) {
-        return -1;
-    }
-    if ((!(layout->flags & LAYOUT_HAS_MMAP) || memory->backing == NULL ||
-         PyDict_SetItem(dict, state->str__mmap, memory->owner) == 0) &&
-        PyObject_SetAttr(array, state->str___class__,
-                         (PyObject *)state->memmap_type) == 0 &&
-        PyObject_GenericSetDict(array, dict, NULL) == 0) {
-        result = 0;
-    }
-    Py_DECREF(dict);
-    return result;
-}
-
 /* A stand-in when the backing is an error noted before (attach). */
 static PyObject *
 stand_in(State *state, const Layout *layout, PyObject *dtype)
@@ -282,12 +220,13 @@ stand_in(State *state, const Layout *layout, PyObject *dtype)
     return array;
 }
 
-/* `face` is NULL for an ndarray. */
+/* `header` is NULL for an ndarray. */
 static PyObject *
-build(State *state, PyObject *face, const Layout *layout, const Memory *memory,
-      PyArray_Descr *descr)
+build(State *state, PyObject *header, const Layout *layout,
+      const Memory *memory, PyArray_Descr *descr)
 {
-    PyTypeObject *type = face != NULL ? state->bare_memmap_type : &PyArray_Type;
+    PyTypeObject *type =
+        header != NULL ? state->bare_memmap_type : &PyArray_Type;
     bool writeable = layout->flags & LAYOUT_WRITEABLE && memory->writable &&
                      !(layout->flags & LAYOUT_LOCKED);
     Py_INCREF((PyObject *)descr);
@@ -306,8 +245,14 @@ build(State *state, PyObject *face, const Layout *layout, const Memory *memory,
     if (layout->flags & LAYOUT_UNALIGNED) {
         PyArray_CLEARFLAGS((PyArrayObject *)array, NPY_ARRAY_ALIGNED);
     }
-    if (face != NULL && finish_memmap(state, array, face, layout, memory) < 0) {
-        goto error;
+    if (header != NULL) {
+        Backing *backing = memory->backing;
+        bool has_mmap = layout->flags & LAYOUT_HAS_MMAP && backing != NULL;
+        if (memmap_finish(state, array, header,
+                          backing != NULL ? &backing->header : NULL,
+                          has_mmap ? memory->owner : NULL) < 0) {
+            goto error;
+        }
     }
     return array;
 
@@ -317,16 +262,13 @@ error:
 }
 
 static PyObject *
-rebuild(State *state, PyObject *face, PyObject *py_layout, PyObject *dtype,
+rebuild(State *state, PyObject *py_memory, PyObject *py_layout, PyObject *dtype,
         PyObject *patches)
 {
     Layout layout;
     Memory memory;
-    PyObject *owner = face, *array = NULL;
+    PyObject *owner = memmap_owner(py_memory), *array = NULL;
 
-    if (PyTuple_CheckExact(face) && PyTuple_Size(face) == 4) {
-        owner = PyTuple_GetItem(face, 0);
-    }
     if (layout_decode(py_layout, &layout) < 0) {
         return NULL;
     }
@@ -340,8 +282,8 @@ rebuild(State *state, PyObject *face, PyObject *py_layout, PyObject *dtype,
     npy_intp itemsize = descr != NULL ? PyDataType_ELSIZE(descr) : 0;
     if (descr != NULL && check_bounds(&layout, itemsize, &memory) == 0 &&
         apply_patches(&memory, &layout, itemsize, patches) == 0) {
-        array =
-            build(state, face == owner ? NULL : face, &layout, &memory, descr);
+        array = build(state, py_memory == owner ? NULL : py_memory, &layout,
+                      &memory, descr);
     }
     Py_XDECREF((PyObject *)descr);
     Py_XDECREF((PyObject *)memory.backing);

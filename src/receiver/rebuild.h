@@ -4,7 +4,7 @@
 
 #include "state.h"
 
-/* samemap._core.rebuild(face, layout, dtype=None, patches=None): the view. An
+/* samemap._core.rebuild(memory, layout, dtype=None, patches=None): the view. An
  * exception instance or a stand-in in its place when this thread's message
  * takes notes of errors. */
 PyObject *rebuild_call(PyObject *module, PyObject *const *args,

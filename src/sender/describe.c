@@ -1,10 +1,9 @@
 /* Owns what people are told: the plan for one array, and the counters. */
 #include "sender/describe.h"
 
+#include "errors.h"
 #include "message.h"
 #include "sender/plan.h"
-
-#include <string.h>
 
 /* Takes over `value` (NULL: an exception is set): 0 or -1. */
 static int
@@ -24,23 +23,24 @@ sizes(int n, const npy_intp *values)
 static int
 put_backing(PyObject *dict, const Backing *backing)
 {
-    const char *path = backing_path(backing);
-    bool direct = strncmp(path, "/proc/", 6) != 0;
-    const char *route = backing->reason != REASON_NONE ? ""
-                        : direct                       ? "path"
-                                                       : "descriptor";
-    const char *access = backing_is_private(backing) ? "private" : "shared";
+    const Reach *reach = &backing->reach;
+    const Mapping *mapping = &backing->mapping;
+    const char *path = reach_path(reach);
+    const char *route = reach->reason != REASON_NONE       ? ""
+                        : reach->route == ROUTE_DESCRIPTOR ? "descriptor"
+                                                           : "path";
+    const char *access = mapping_is_private(mapping) ? "private" : "shared";
     if (put(dict, "path", PyUnicode_DecodeFSDefault(path)) < 0 ||
         put(dict, "route", PyUnicode_FromString(route)) < 0 ||
         put(dict, "identity",
-            backing->has_id ? fileid_format(&backing->id)
-                            : PyUnicode_FromString("unknown")) < 0 ||
+            reach->has_id ? errors_format_id(&reach->id)
+                          : PyUnicode_FromString("unknown")) < 0 ||
         put(dict, "sharing", PyUnicode_FromString(access)) < 0 ||
         put(dict, "map_writable",
-            PyBool_FromLong(backing_is_writable(backing))) < 0 ||
+            PyBool_FromLong(mapping_is_writable(mapping))) < 0 ||
         put(dict, "map_offset",
-            PyLong_FromUnsignedLongLong(backing->file_offset)) < 0 ||
-        put(dict, "map_length", PyLong_FromSsize_t(backing->length)) < 0) {
+            PyLong_FromUnsignedLongLong(mapping->file_offset)) < 0 ||
+        put(dict, "map_length", PyLong_FromSsize_t(mapping->length)) < 0) {
         return -1;
     }
     return 0;
@@ -50,7 +50,8 @@ static int
 put_plan(PyObject *dict, const Plan *plan)
 {
     const Layout *layout = &plan->layout;
-    bool has_file = plan->backing != NULL && plan->backing->py_token != NULL;
+    bool has_file =
+        plan->backing != NULL && plan->backing->place.py_token != NULL;
     if (put(dict, "reason", PyUnicode_FromString(reason_key(plan->reason))) <
             0 ||
         put(dict, "why", PyUnicode_FromString(reason_sentence(plan->reason))) <
@@ -82,8 +83,8 @@ make_plan(PyObject *module, PyObject *array, Plan *plan)
                      (PyObject *)Py_TYPE(array));
         return -1;
     }
-    if (plan_make(state, (PyArrayObject *)array, FORWARD, message_number(state),
-                  plan) < 0) {
+    if (plan_make(state, (PyArrayObject *)array, DIRECTION_FORWARD,
+                  message_number(state), plan) < 0) {
         plan_clear(plan);
         return -1;
     }

@@ -6,22 +6,22 @@
 #include "wire/layout.h"
 
 typedef enum {
-    FORWARD,  /* to a worker: what this process maps can be reached */
-    BACKWARD, /* a result: this process may be gone when it is read */
+    DIRECTION_FORWARD,  /* to a worker: what this process maps can be reached */
+    DIRECTION_BACKWARD, /* a result: this process may be gone when it is read */
 } Direction;
 
 typedef struct {
-    Reason reason;        /* NONE: by reference */
-    Backing *backing;     /* owned; NULL in ordinary memory */
-    PyArray_Descr *descr; /* owned */
-    PyObject *patches;    /* owned tuple (offset, bytes, ...) or NULL */
-    bool elements;        /* modified, but its own bytes are fewer than those
-                           * of the modified pages: they go along instead */
-    uint64_t message;     /* its number */
-    char *data;           /* address of element [0, 0, ...] */
-    char *low, *high;     /* addresses that the elements span */
-    npy_intp nbytes;      /* of all elements */
-    Layout layout;        /* of the view in its backing; set in any case */
+    Reason reason;          /* NONE: by reference */
+    Backing *backing;       /* owned; NULL in ordinary memory */
+    PyArray_Descr *descr;   /* owned */
+    PyObject *patches;      /* owned tuple (offset, bytes, ...) or NULL */
+    bool patch_is_elements; /* modified, but its own bytes are fewer than those
+                             * of the modified pages: they go along instead */
+    uint64_t message;       /* its number */
+    char *data;             /* address of element [0, 0, ...] */
+    char *low, *high;       /* addresses that the elements span */
+    npy_intp nbytes;        /* of all elements */
+    Layout layout;          /* of the view in its backing; set in any case */
 } Plan;
 
 /* Decides for `array`. 0, or -1 with an exception: the file has become shorter

@@ -27,87 +27,35 @@ typedef struct {
     bool counted; /* in the counters; not for `explain` */
 } Reducer;
 
-/* Borrowed attributes of an np.memmap, out of its __dict__. */
-typedef struct {
-    PyObject *filename, *offset, *mode;
-    bool has_mmap;
-} Attributes;
-
-static int
-get_attributes(State *state, PyObject *memmap, Attributes *attributes)
-{
-    PyObject *dict = PyObject_GenericGetDict(memmap, NULL);
-    if (dict == NULL) {
-        return -1;
-    }
-    PyObject *map = PyDict_GetItemWithError(dict, state->str__mmap);
-    PyObject *filename = PyDict_GetItemWithError(dict, state->str_filename);
-    PyObject *offset = PyDict_GetItemWithError(dict, state->str_offset);
-    PyObject *mode = PyDict_GetItemWithError(dict, state->str_mode);
-    Py_DECREF(dict); /* the memmap holds it */
-    attributes->has_mmap = map != NULL && map != Py_None;
-    attributes->filename = filename != NULL ? filename : Py_None;
-    attributes->offset = offset != NULL ? offset : Py_None;
-    attributes->mode = mode != NULL ? mode : Py_None;
-    /* Opening again must not truncate. */
-    if (PyUnicode_Check(attributes->mode) &&
-        PyUnicode_Compare(attributes->mode, state->str_w_plus) == 0) {
-        attributes->mode = state->str_r_plus;
-    }
-    return PyErr_Occurred() ? -1 : 0;
-}
-
-/* New reference: (owner, filename, offset, mode); that of a backing is kept,
- * so that the pickler writes it once. */
-static PyObject *
-make_face(PyObject *owner, Backing *backing, const Attributes *attributes)
-{
-    PyObject *face = backing != NULL ? backing->face : NULL;
-    if (face != NULL && PyTuple_GetItem(face, 1) == attributes->filename &&
-        PyTuple_GetItem(face, 2) == attributes->offset &&
-        PyTuple_GetItem(face, 3) == attributes->mode) {
-        return Py_NewRef(face);
-    }
-    face = PyTuple_Pack(4, owner, attributes->filename, attributes->offset,
-                        attributes->mode);
-    if (face != NULL && backing != NULL) {
-        core_set(&backing->face, Py_NewRef(face));
-    }
-    return face;
-}
-
-/* New reference: (rebuild, (face, layout[, dtype[, patches]])) for a view in
+/* New reference: (rebuild, (memory, layout[, dtype[, patches]])) for a view in
  * `owner`, a Backing or bytes. */
 static PyObject *
 make_reduction(State *state, PyObject *array, PyObject *owner, Plan *plan)
 {
-    PyObject *face = NULL, *layout = NULL, *args = NULL, *reduction = NULL;
+    PyObject *memory = NULL, *layout = NULL, *args = NULL, *reduction = NULL;
     PyObject *dtype = plan->layout.typenum == LAYOUT_NO_TYPENUM
                           ? (PyObject *)plan->descr
                           : Py_None;
 
     if (Py_TYPE(array) == state->memmap_type &&
         plan->reason != REASON_TEMPORARY) {
-        Attributes attributes;
-        bool kept = owner == (PyObject *)plan->backing;
-        if (get_attributes(state, array, &attributes) < 0) {
-            return NULL;
-        }
-        plan->layout.flags |= attributes.has_mmap ? LAYOUT_HAS_MMAP : 0;
-        face = make_face(owner, kept ? plan->backing : NULL, &attributes);
+        bool kept = owner == (PyObject *)plan->backing, has_mmap = false;
+        memory = memmap_encode(state, array, owner,
+                               kept ? &plan->backing->header : NULL, &has_mmap);
+        plan->layout.flags |= has_mmap ? LAYOUT_HAS_MMAP : 0;
     } else {
-        face = Py_NewRef(owner);
+        memory = Py_NewRef(owner);
     }
-    layout = layout_encode(&plan->layout);
-    if (face == NULL || layout == NULL) {
+    layout = memory != NULL ? layout_encode(&plan->layout) : NULL;
+    if (layout == NULL) {
         goto done;
     }
     if (plan->patches != NULL) {
-        args = PyTuple_Pack(4, face, layout, dtype, plan->patches);
+        args = PyTuple_Pack(4, memory, layout, dtype, plan->patches);
     } else if (dtype != Py_None) {
-        args = PyTuple_Pack(3, face, layout, dtype);
+        args = PyTuple_Pack(3, memory, layout, dtype);
     } else {
-        args = PyTuple_Pack(2, face, layout);
+        args = PyTuple_Pack(2, memory, layout);
     }
     if (args != NULL) {
         reduction = PyTuple_Pack(2, state->rebuild, args);
@@ -115,7 +63,7 @@ make_reduction(State *state, PyObject *array, PyObject *owner, Plan *plan)
 done:
     Py_XDECREF(args);
     Py_XDECREF(layout);
-    Py_XDECREF(face);
+    Py_XDECREF(memory);
     return reduction;
 }
 
@@ -131,7 +79,7 @@ count(const Reducer *self, Count *counter, npy_intp nbytes)
 static PyObject *
 reduce_reference(State *state, PyObject *array, Plan *plan)
 {
-    if (plan->elements) {
+    if (plan->patch_is_elements) {
         PyObject *elements = value_elements(state, plan);
         if (elements == NULL) {
             return NULL;
@@ -186,7 +134,8 @@ reduce_memory(Reducer *self, PyObject *array, Plan *plan)
          PyArray_IS_F_CONTIGUOUS(np_array))) {
         return reduce_copy(state, array, plan, PyArray_ISWRITEABLE(np_array));
     }
-    if (self->direction == BACKWARD && Py_TYPE(array) == state->memmap_type) {
+    if (self->direction == DIRECTION_BACKWARD &&
+        Py_TYPE(array) == state->memmap_type) {
         /* As joblib does: a result that was computed is no memmap. */
         PyObject *plain = PyArray_View(np_array, NULL, &PyArray_Type);
         if (plain == NULL) {
@@ -204,7 +153,7 @@ static void
 set_strict_error(State *state, PyObject *array, const Plan *plan)
 {
     const Layout *layout = &plan->layout;
-    const char *path = backing_path(plan->backing);
+    const char *path = reach_path(&plan->backing->reach);
     PyObject *shape = PyArray_IntTupleFromIntp(layout->ndim, layout->shape);
     PyObject *where =
         PyUnicode_DecodeFSDefault(*path != '\0' ? path : "no file");
@@ -298,7 +247,7 @@ reducer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->stock = Py_NewRef(stock);
     self->py_max_nbytes = Py_NewRef(py_max_nbytes);
     self->max_nbytes = (npy_intp)max_nbytes;
-    self->direction = backward ? BACKWARD : FORWARD;
+    self->direction = backward ? DIRECTION_BACKWARD : DIRECTION_FORWARD;
     self->strict = strict;
     self->counted = counted;
     return (PyObject *)self;
@@ -309,7 +258,8 @@ reducer_pickle(Reducer *self, PyObject *Py_UNUSED(ignored))
 {
     return Py_BuildValue(
         "O(OOOOO)", (PyObject *)Py_TYPE((PyObject *)self), self->stock,
-        self->py_max_nbytes, self->direction == BACKWARD ? Py_True : Py_False,
+        self->py_max_nbytes,
+        self->direction == DIRECTION_BACKWARD ? Py_True : Py_False,
         self->strict ? Py_True : Py_False, self->counted ? Py_True : Py_False);
 }
 

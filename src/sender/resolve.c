@@ -7,10 +7,8 @@
 #include "sender/resolve.h"
 
 #include "message.h"
+#include "os/page.h"
 #include "registry.h"
-
-#include <string.h>
-#include <unistd.h>
 
 /* Borrowed: the outermost np.memmap in the chain of bases, or NULL. What it
  * says of itself serves where there is no map table. */
@@ -25,7 +23,7 @@ find_memmap(const State *state, PyArrayObject *array)
     return current != NULL && PyArray_Check(current) ? current : NULL;
 }
 
-/* It says that its map is private: BACKING_PRIVATE or 0, or -1. */
+/* It says that its map is private: MAPPING_PRIVATE or 0, or -1. */
 static int
 get_sharing(State *state, PyObject *memmap)
 {
@@ -36,7 +34,7 @@ get_sharing(State *state, PyObject *memmap)
     bool private = PyUnicode_Check(mode) &&
                    PyUnicode_CompareWithASCIIString(mode, "c") == 0;
     Py_DECREF(mode);
-    return private ? BACKING_PRIVATE : 0;
+    return private ? MAPPING_PRIVATE : 0;
 }
 
 /* NULL without an exception: it does not say which file it maps. */
@@ -57,24 +55,14 @@ from_attributes(State *state, PyObject *memmap, char *start, npy_intp length,
         goto done;
     }
     /* As np.memmap itself rounds it. */
-    position -= position % (unsigned long long)sysconf(_SC_PAGESIZE);
-    backing = backing_new_from_path(state, start, length,
-                                    PyBytes_AsString(path), position, access);
+    position -= position % page_size();
+    Mapping mapping = {start, length, position, access};
+    backing = backing_new_from_path(state, &mapping, PyBytes_AsString(path));
 done:
     Py_XDECREF(path);
     Py_XDECREF(offset);
     Py_XDECREF(filename);
     return backing;
-}
-
-/* Linux shows shared memory without a file as files of these names. The inode
- * number of a System V segment is its id, which a memfd may have as well. */
-static bool
-is_nameless(const char *path)
-{
-    return strcmp(path, "/dev/zero (deleted)") == 0 ||
-           (strncmp(path, "/SYSV", 5) == 0 &&
-            strcmp(path + 13, " (deleted)") == 0);
 }
 
 /* 1 and *entry if one file is mapped at [low, high); 0 if none is, and then
@@ -86,7 +74,7 @@ find_file(State *state, const char *low, const char *high, MapEntry *entry,
     entry->shared = false;
     int found =
         maptable_find(&state->maptable, (uintptr_t)low, (uintptr_t)high, entry);
-    if (found == 1 && is_nameless(entry->path)) {
+    if (found == 1 && maptable_is_nameless(entry)) {
         found = 0;
     }
     *shared = found == 0 && entry->shared;
@@ -96,8 +84,8 @@ find_file(State *state, const char *low, const char *high, MapEntry *entry,
 /* New reference: the backing of all of an mmap.mmap where the system doesn't
  * tell what is mapped. That is shared unless np.memmap says otherwise. */
 static Backing *
-of_untold(State *state, PyArrayObject *array, char *start, npy_intp length,
-          bool readonly)
+backing_without_table(State *state, PyArrayObject *array, char *start,
+                      npy_intp length, bool readonly)
 {
     PyObject *memmap = find_memmap(state, array);
     int sharing = memmap != NULL ? get_sharing(state, memmap) : 0;
@@ -105,7 +93,7 @@ of_untold(State *state, PyArrayObject *array, char *start, npy_intp length,
         return NULL;
     }
     if (memmap != NULL && !maptable_is_expected(&state->maptable)) {
-        unsigned access = readonly ? 0 : BACKING_WRITABLE;
+        unsigned access = readonly ? 0 : MAPPING_WRITABLE;
         Backing *backing = from_attributes(state, memmap, start, length,
                                            access | (unsigned)sharing);
         if (backing != NULL || PyErr_Occurred()) {
@@ -134,11 +122,11 @@ of_mmap(State *state, PyArrayObject *array, PyObject *owner)
     bool shared;
     int found = find_file(state, start, start + length, &entry, &shared);
     if (found < 0) {
-        return of_untold(state, array, start, length, readonly);
+        return backing_without_table(state, array, start, length, readonly);
     }
     if (found == 0) {
         return backing_new_without_file(state, start, length, REASON_ANONYMOUS,
-                                        shared ? 0 : BACKING_PRIVATE);
+                                        shared ? 0 : MAPPING_PRIVATE);
     }
     entry.writable &= !readonly;
     return backing_new(state, start, length, &entry, false);
@@ -149,7 +137,8 @@ of_mmap(State *state, PyArrayObject *array, PyObject *owner)
 static int
 add_owned(State *state, Backing *backing, const Owner *owner)
 {
-    bool by_token = backing->py_token != NULL && !backing_is_private(backing);
+    bool by_token =
+        backing->place.py_token != NULL && !backing_is_private(backing);
     if (registry_add(state, backing, owner->object, by_token) == 0) {
         return 0;
     }
@@ -170,7 +159,8 @@ is_unmoved(const Backing *known, PyObject *map)
     if (PyObject_GetBuffer(map, &buffer, PyBUF_SIMPLE) < 0) {
         return -1;
     }
-    bool same = buffer.buf == known->start && buffer.len == known->length;
+    bool same = buffer.buf == known->mapping.start &&
+                buffer.len == known->mapping.length;
     PyBuffer_Release(&buffer);
     return same;
 }
@@ -181,16 +171,16 @@ find_mmap(State *state, PyArrayObject *array, const Owner *owner,
           uint64_t message)
 {
     Backing *known = state->last;
-    if (known == NULL || known->owner_address != owner->object) {
+    if (known == NULL || known->place.owner_address != owner->object) {
         known = registry_of_owner(state, owner->object);
     }
-    if (known != NULL && known->checked != message) {
+    if (known != NULL && known->reach.checked != message) {
         int unmoved = is_unmoved(known, owner->object);
         if (unmoved < 0) {
             return NULL;
         }
         /* Without a map table then: for want of a descriptor, maybe. */
-        if (!unmoved || (known->reason == REASON_NO_MAPTABLE &&
+        if (!unmoved || (known->reach.reason == REASON_NO_MAPTABLE &&
                          maptable_is_expected(&state->maptable))) {
             registry_remove(state, known);
             known = NULL;
@@ -226,10 +216,11 @@ find_overlapping(State *state, const Owner *owner, const char *low,
     if (each == NULL) {
         each = registry_of_owner(state, owner->last_array);
     }
-    for (; each != NULL; each = each->sibling) {
-        const char *end = each->start + each->length;
-        if (low == high ? backing_covers(each, low, high)
-                        : low < end && high > each->start) {
+    for (; each != NULL; each = each->place.sibling) {
+        const Mapping *mapping = &each->mapping;
+        const char *end = mapping->start + mapping->length;
+        if (low == high ? mapping_covers(mapping, low, high)
+                        : low < end && high > mapping->start) {
             return each;
         }
     }
@@ -241,8 +232,8 @@ static bool
 is_shown_by(const Backing *known, const char *low, const char *high,
             const MapEntry *entry)
 {
-    return known != NULL && backing_covers(known, low, high) &&
-           backing_shows(known, entry);
+    return known != NULL && mapping_covers(&known->mapping, low, high) &&
+           reach_shows(&known->reach, &known->mapping, entry);
 }
 
 /* New reference: the backing of a whole run of the map table. */
@@ -263,27 +254,27 @@ of_no_file(State *state, const char *low, const char *high, int found,
     return backing_new_without_file(state, (char *)low, high - low,
                                     found < 0 && expected ? REASON_NO_MAPTABLE
                                                           : REASON_MEMORY,
-                                    shared ? 0 : BACKING_PRIVATE);
+                                    shared ? 0 : MAPPING_PRIVATE);
 }
 
 /* New reference: the backing of the memory around [low, high), which an owner
  * that we don't know may map anew at any time: so the system is asked for each
  * array or, where an answer takes up to a millisecond, once a message. */
 static Backing *
-find_other(State *state, const Owner *owner, const char *low, const char *high,
-           uint64_t message)
+find_foreign_owner(State *state, const Owner *owner, const char *low,
+                   const char *high, uint64_t message)
 {
     MapEntry entry;
     bool shared;
     bool slow = maptable_is_slow(&state->maptable);
     Backing *known = find_overlapping(state, owner, low, high);
-    if (slow && known != NULL && backing_covers(known, low, high) &&
-        known->located == message && !message_is_implicit(message)) {
+    if (slow && known != NULL && mapping_covers(&known->mapping, low, high) &&
+        known->reach.located == message && !message_is_implicit(message)) {
         return (Backing *)Py_NewRef((PyObject *)known);
     }
     int found = find_file(state, low, high, &entry, &shared);
     if (found == 1 && is_shown_by(known, low, high, &entry)) {
-        known->located = message;
+        reach_set_located(&known->reach, message);
         return (Backing *)Py_NewRef((PyObject *)known);
     }
     Backing *backing = found == 1 ? of_entry(state, &entry)
@@ -295,13 +286,13 @@ find_other(State *state, const Owner *owner, const char *low, const char *high,
     known = find_overlapping(state, owner, low, high);
     if (found == 1 && is_shown_by(known, low, high, &entry)) {
         Py_DECREF((PyObject *)backing);
-        known->located = message;
+        reach_set_located(&known->reach, message);
         return (Backing *)Py_NewRef((PyObject *)known);
     }
-    backing->located = message;
+    reach_set_located(&backing->reach, message);
     /* What the owner had there before is gone. */
-    low = backing->start;
-    high = low + backing->length;
+    low = backing->mapping.start;
+    high = low + backing->mapping.length;
     while ((known = find_overlapping(state, owner, low, high)) != NULL) {
         registry_remove(state, known);
     }
@@ -319,5 +310,5 @@ resolve_backing(State *state, PyArrayObject *array, const Owner *owner,
 {
     return owner->kind == OWNER_MMAP
                ? find_mmap(state, array, owner, message)
-               : find_other(state, owner, low, high, message);
+               : find_foreign_owner(state, owner, low, high, message);
 }

@@ -32,9 +32,10 @@ check_readable(State *state, const Plan *plan)
         pagemap_readable((uintptr_t)plan->low, (uintptr_t)plan->high)) {
         return 0;
     }
+    const Mapping *mapping = &backing->mapping;
     errors_set_truncated(
-        state, backing_path(backing),
-        (int64_t)backing->file_offset + (plan->high - backing->start), 0);
+        state, reach_path(&backing->reach),
+        (int64_t)mapping->file_offset + (plan->high - mapping->start), 0);
     return -1;
 }
 

@@ -1,5 +1,9 @@
-/* Owns the ways to a mapped file other than trusting its name. */
+/* Owns the ways to a mapped file other than trusting its name: /proc shows the
+ * descriptors of this process, and of others of the same user.
+ */
 #include "os/descriptor.h"
+
+#include "os/page.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -10,10 +14,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#ifdef __linux__
 #include <sys/prctl.h>
 #include <sys/sysmacros.h>
-#endif
 
 /* F_SEAL_FUTURE_WRITE of Linux 5.1, which older headers don't have. */
 #define SEAL_FUTURE_WRITE 0x0010
@@ -26,10 +28,10 @@ same_device(const MapEntry *entry, const FileStatus *status)
 
 /* What the map table says of a page of the file at `path`. */
 static bool
-probe(State *state, const MapEntry *entry, const char *path)
+probe(MapTable *table, const MapEntry *entry, const char *path)
 {
     FileStatus status;
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t page = page_size();
     int fd = fileid_open(path, false, &status);
     if (fd < 0) {
         return false;
@@ -40,7 +42,7 @@ probe(State *state, const MapEntry *entry, const char *path)
     if (address != MAP_FAILED) {
         MapEntry other;
         uintptr_t low = (uintptr_t)address;
-        same = maptable_find(&state->maptable, low, low + page, &other) == 1 &&
+        same = maptable_find(table, low, low + page, &other) == 1 &&
                maptable_same_file(entry, &other);
         munmap(address, page);
     }
@@ -48,13 +50,13 @@ probe(State *state, const MapEntry *entry, const char *path)
 }
 
 bool
-descriptor_matches(State *state, const MapEntry *entry, const char *path,
+descriptor_matches(MapTable *table, const MapEntry *entry, const char *path,
                    const FileStatus *status)
 {
     if (!status->regular || status->id.ino != entry->inode) {
         return false;
     }
-    return same_device(entry, status) || probe(state, entry, path);
+    return same_device(entry, status) || probe(table, entry, path);
 }
 
 /* The number that a name in /proc/<pid>/fd is, or -1 ("."). */
@@ -67,7 +69,7 @@ parse_fd(const char *name)
 }
 
 int
-descriptor_find(State *state, const MapEntry *entry, FileStatus *status)
+descriptor_find(MapTable *table, const MapEntry *entry, FileStatus *status)
 {
     int found = -1;
     DIR *directory = opendir("/proc/self/fd");
@@ -81,7 +83,7 @@ descriptor_find(State *state, const MapEntry *entry, FileStatus *status)
             continue;
         }
         snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-        if (!descriptor_matches(state, entry, path, status)) {
+        if (!descriptor_matches(table, entry, path, status)) {
             continue;
         }
         found = fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -135,26 +137,19 @@ descriptor_open_of(long pid, const FileId *id, bool writable,
 bool
 descriptor_is_sealed(int fd)
 {
-#ifdef F_GET_SEALS
     int seals = fd >= 0 ? fcntl(fd, F_GET_SEALS) : -1;
     return seals >= 0 && seals & (F_SEAL_WRITE | SEAL_FUTURE_WRITE);
-#else
-    (void)fd;
-    return false;
-#endif
 }
 
 bool
 descriptor_path(int fd, char *path, size_t size)
 {
     struct stat st;
-#ifdef __linux__
     /* Nobody but the system's administrator may look into /proc/<pid>/fd of a
      * process that is not dumpable. */
     if (prctl(PR_GET_DUMPABLE) != 1) {
         return false;
     }
-#endif
     snprintf(path, size, "/proc/%ld/fd/%d", (long)getpid(), fd);
     return stat(path, &st) == 0;
 }

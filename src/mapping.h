@@ -1,0 +1,48 @@
+/* A run of mapped memory that shows a part of one file. */
+#ifndef SAMEMAP_MAPPING_H
+#define SAMEMAP_MAPPING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* How the memory may be used. Written into messages as these numbers. */
+enum {
+    MAPPING_READABLE = 0,
+    MAPPING_WRITABLE = 1 << 0,
+    MAPPING_PRIVATE = 1 << 1,
+    MAPPING_ALL_ACCESS = (1 << 2) - 1,
+};
+
+typedef struct {
+    char *start;          /* address of the first byte */
+    intptr_t length;      /* bytes */
+    uint64_t file_offset; /* bytes, of `start` in the file; page-aligned */
+    unsigned access;      /* MAPPING_WRITABLE | MAPPING_PRIVATE */
+} Mapping;
+
+static inline bool
+mapping_covers(const Mapping *mapping, const char *low, const char *high)
+{
+    return low >= mapping->start && high <= mapping->start + mapping->length;
+}
+
+static inline bool
+mapping_is_private(const Mapping *mapping)
+{
+    return mapping->access & MAPPING_PRIVATE;
+}
+
+static inline bool
+mapping_is_writable(const Mapping *mapping)
+{
+    return mapping->access & MAPPING_WRITABLE;
+}
+
+/* What is written there, others see. */
+static inline bool
+mapping_writes_through(const Mapping *mapping)
+{
+    return mapping_is_writable(mapping) && !mapping_is_private(mapping);
+}
+
+#endif
