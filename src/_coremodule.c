@@ -2,11 +2,13 @@
 #define SAMEMAP_IMPORTS_NUMPY
 #include "core.h"
 
-#include "receiver/attach.h"
 #include "backing.h"
 #include "sender/describe.h"
-#include "message.h"
+#include "receiver/pending.h"
 #include "receiver/rebuild.h"
+#include "receiver/source.h"
+#include "receiver/take.h"
+#include "sender/outgoing.h"
 #include "sender/reduce.h"
 #include "registry.h"
 #include "state.h"
@@ -21,8 +23,8 @@ after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     State *state = PyModule_GetState(module);
     maptable_close(&state->maptable);
-    message_after_fork(state);
-    registry_after_fork(state);
+    threadlist_after_fork(&state->outgoing);
+    threadlist_after_fork(&state->tasks);
     if (registry_new_prefix(state) < 0) {
         return NULL;
     }
@@ -78,26 +80,36 @@ known(PyObject *module, PyObject *Py_UNUSED(ignored))
     return PyLong_FromSsize_t(PyDict_Size(state->by_owner));
 }
 
-PyDoc_STRVAR(attach_doc,
-             "attach(token, path, identity, offset, length, access, /)\n--\n\n"
-             "The mmap.mmap that a message names.");
+PyDoc_STRVAR(
+    attach_doc,
+    "attach(version, token, path, identity, offset, length, access, pid, "
+    "/)\n--\n\n"
+    "The mapping that a message names, as a Source: nothing is opened yet.");
 PyDoc_STRVAR(rebuild_doc,
              "rebuild(memory, layout, dtype=None, patches=None, /)\n--\n\n"
              "The array that a message describes.");
-PyDoc_STRVAR(refused_doc,
-             "refused(error, dtype, layout, /)\n--\n\n"
-             "Note the sender's error; return a stand-in for the array.");
-PyDoc_STRVAR(incoming_doc,
-             "incoming(raises=False, /)\n--\n\n"
-             "The message that this thread reads from now on: an Incoming.\n\n"
-             "With `raises` errors are raised, not noted, also where the\n"
-             "message is a part of another one.");
-PyDoc_STRVAR(note_doc, "note(error, /)\n--\n\n"
-                       "Note an error in the message being read, or raise it.");
+PyDoc_STRVAR(
+    pending_doc,
+    "pending(memory, layout, dtype=None, patches=None, finish=None, "
+    "/)\n--\n\n"
+    "What stands for such an array until a task takes it; if `finish` is\n"
+    "(function, object), the task gets function(array, object).");
+PyDoc_STRVAR(pending_pickle_doc,
+             "pending_pickle(pickle, /)\n--\n\n"
+             "The same for an object that each task unpickles.");
+PyDoc_STRVAR(
+    take_doc,
+    "take(args, kwargs, /)\n--\n\n"
+    "The arguments of a task, with arrays of its own for what is pending.");
+PyDoc_STRVAR(
+    is_own_doc,
+    "is_own(array, /)\n--\n\n"
+    "How the message being written has the array: 0 as it is, 1 for one\n"
+    "task, 2 as an argument of several tasks.");
 PyDoc_STRVAR(is_mapped_doc,
              "is_mapped(array, /)\n--\n\n"
              "True if the memory of the array belongs to a mapping.");
-PyDoc_STRVAR(describe_doc, "describe(array, /)\n--\n\n"
+PyDoc_STRVAR(describe_doc, "describe(array, write_through=False, /)\n--\n\n"
                            "How the array will travel, as a dict.");
 PyDoc_STRVAR(counts_doc, "counts()\n--\n\n"
                          "{reason: (arrays, bytes)} of this process.");
@@ -110,14 +122,16 @@ PyDoc_STRVAR(set_pagemap_doc, "set_pagemap(source, /)\n--\n\n"
                               "For tests: 'auto' or 'entries'.");
 
 static PyMethodDef functions[] = {
-    {"attach", attach_call, METH_VARARGS, attach_doc},
+    {"attach", source_attach, METH_VARARGS, attach_doc},
     {"rebuild", (PyCFunction)(void (*)(void))rebuild_call, METH_FASTCALL,
      rebuild_doc},
-    {"refused", message_refused, METH_VARARGS, refused_doc},
-    {"incoming", message_incoming, METH_VARARGS, incoming_doc},
-    {"note", message_note_call, METH_O, note_doc},
+    {"pending", (PyCFunction)(void (*)(void))pending_call, METH_FASTCALL,
+     pending_doc},
+    {"pending_pickle", pending_pickle, METH_O, pending_pickle_doc},
+    {"take", take_call, METH_VARARGS, take_doc},
+    {"is_own", outgoing_is_own, METH_O, is_own_doc},
     {"is_mapped", describe_is_mapped, METH_O, is_mapped_doc},
-    {"describe", describe_array, METH_O, describe_doc},
+    {"describe", describe_array, METH_VARARGS, describe_doc},
     {"counts", describe_counts, METH_NOARGS, counts_doc},
     {"known", known, METH_NOARGS, known_doc},
     {"set_map_table", set_map_table, METH_O, set_map_table_doc},
@@ -167,6 +181,7 @@ init_errors(State *state)
         {"BackingTruncatedError", &state->truncated_error},
         {"BackingPermissionError", &state->permission_error},
         {"StrictError", &state->strict_error},
+        {"MessageVersionError", &state->version_error},
     };
     for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++) {
         *errors[i].where = import_from("samemap._errors", errors[i].name);
@@ -285,7 +300,8 @@ init_types(State *state, PyObject *module)
     } types[] = {
         {&backing_spec, &state->backing_type},
         {&outgoing_spec, &state->outgoing_type},
-        {&incoming_spec, &state->incoming_type},
+        {&source_spec, &state->source_type},
+        {&pending_spec, &state->pending_type},
         {&reducer_spec, NULL},
     };
     for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++) {
@@ -305,10 +321,10 @@ init_types(State *state, PyObject *module)
     }
     state->attach = PyObject_GetAttrString(module, "attach");
     state->rebuild = PyObject_GetAttrString(module, "rebuild");
-    state->refused = PyObject_GetAttrString(module, "refused");
-    state->incoming_function = PyObject_GetAttrString(module, "incoming");
+    state->pending = PyObject_GetAttrString(module, "pending");
+    state->pickle_loads = import_from("pickle", "loads");
     return state->attach != NULL && state->rebuild != NULL &&
-                   state->refused != NULL && state->incoming_function != NULL
+                   state->pending != NULL && state->pickle_loads != NULL
                ? 0
                : -1;
 }
@@ -339,29 +355,31 @@ module_exec(PyObject *module)
 }
 
 /* Every reference in the state, for traverse and clear alike. */
-#define VISIT_STATE(VISIT)   \
-    VISIT(mmap_type)         \
-    VISIT(memmap_type)       \
-    VISIT(bare_memmap_type)  \
-    VISIT(dummy_array_type)  \
-    VISIT(backing_type)      \
-    VISIT(outgoing_type)     \
-    VISIT(incoming_type)     \
-    VISIT(attach)            \
-    VISIT(rebuild)           \
-    VISIT(refused)           \
-    VISIT(incoming_function) \
-    VISIT(backing_error)     \
-    VISIT(not_found_error)   \
-    VISIT(replaced_error)    \
-    VISIT(truncated_error)   \
-    VISIT(permission_error)  \
-    VISIT(strict_error)      \
-    VISIT(mmap_shared)       \
-    VISIT(mmap_private)      \
-    VISIT(prot_read)         \
-    VISIT(prot_write)        \
-    VISIT(by_owner)          \
+#define VISIT_STATE(VISIT)  \
+    VISIT(mmap_type)        \
+    VISIT(memmap_type)      \
+    VISIT(bare_memmap_type) \
+    VISIT(dummy_array_type) \
+    VISIT(backing_type)     \
+    VISIT(outgoing_type)    \
+    VISIT(source_type)      \
+    VISIT(pending_type)     \
+    VISIT(attach)           \
+    VISIT(rebuild)          \
+    VISIT(pending)          \
+    VISIT(pickle_loads)     \
+    VISIT(backing_error)    \
+    VISIT(not_found_error)  \
+    VISIT(replaced_error)   \
+    VISIT(truncated_error)  \
+    VISIT(permission_error) \
+    VISIT(strict_error)     \
+    VISIT(version_error)    \
+    VISIT(mmap_shared)      \
+    VISIT(mmap_private)     \
+    VISIT(prot_read)        \
+    VISIT(prot_write)       \
+    VISIT(by_owner)         \
     VISIT(by_token)
 
 static int

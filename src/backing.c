@@ -2,10 +2,10 @@
 #include "backing.h"
 
 #include "errors.h"
-#include "message.h"
 #include "registry.h"
 #include "sender/modified.h"
-#include "wire/identity.h"
+#include "sender/outgoing.h"
+#include "wire/reference.h"
 
 #include <errno.h>
 
@@ -80,10 +80,14 @@ backing_new_attached(State *state, const Mapping *mapping, const FileId *id,
                      PyObject *path, PyObject *py_token, long pid)
 {
     Backing *self = allocate(state, mapping);
-    if (self != NULL) {
-        reach_from_message(&self->reach, id, path, pid);
-        registry_name_as(self, py_token);
+    if (self == NULL) {
+        return NULL;
     }
+    reach_from_message(&self->reach, id, path, pid);
+    if (py_token == NULL) {
+        return finish(self, mapping->length);
+    }
+    registry_name_as(self, py_token);
     return self;
 }
 
@@ -110,6 +114,7 @@ backing_traverse(Backing *self, visitproc visit, void *arg)
     Py_VISIT((PyObject *)self->place.sibling);
     Py_VISIT(self->header.tuple);
     Py_VISIT(self->header.dict);
+    Py_VISIT(self->header.root);
     return 0;
 }
 
@@ -142,14 +147,14 @@ backing_reduce(Backing *self, PyObject *Py_UNUSED(ignored))
     State *state = self->state;
     const Reach *reach = &self->reach;
     const Place *place = &self->place;
-    uint64_t message = message_number(state);
-    if (message_is_implicit(message)) {
+    uint64_t message = outgoing_number(outgoing_current(state));
+    if (outgoing_is_implicit(message)) {
         reach_expire(&self->reach);
     }
     if (backing_check(self, message) < 0) {
         return NULL;
     }
-    if (reach->reason != REASON_NONE && !place->foreign) {
+    if (reach->reason != REASON_NONE) {
         errors_set_open(state, reach_path(reach), &reach->id,
                         reach->reason == REASON_FORBIDDEN ? EACCES : ENOENT);
         return NULL;
@@ -157,19 +162,21 @@ backing_reduce(Backing *self, PyObject *Py_UNUSED(ignored))
     /* Once a message is the right number here too. */
     PyObject *owner =
         place->owner_ref != NULL ? PyObject_CallNoArgs(place->owner_ref) : NULL;
-    int held = owner != NULL ? message_hold(state, owner) : 0;
+    int held = owner != NULL ? outgoing_hold(state, owner) : 0;
     Py_XDECREF(owner);
     if (held < 0 || PyErr_Occurred()) {
         return NULL;
     }
-    PyObject *id = identity_encode(&reach->id);
-    if (id == NULL) {
-        return NULL;
-    }
-    return Py_BuildValue(
-        "O(OONKnIl)", state->attach, place->py_token, reach->path, id,
-        (unsigned long long)self->mapping.file_offset,
-        (Py_ssize_t)self->mapping.length, self->mapping.access, reach->pid);
+    Reference reference = {
+        .py_token = place->py_token,
+        .py_path = reach->path,
+        .id = reach->id,
+        .file_offset = self->mapping.file_offset,
+        .length = self->mapping.length,
+        .access = self->mapping.access,
+        .pid = reach->pid,
+    };
+    return reference_encode(state, &reference);
 }
 
 static PyMethodDef backing_methods[] = {

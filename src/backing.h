@@ -38,7 +38,7 @@ typedef struct {
     Backing *sibling;          /* owned: the next of the same owner, or NULL */
     PyObject *py_token; /* owned bytes, the same in every process; NULL: there
                          * is no file that a message could name */
-    bool foreign;       /* the token is another process's */
+    bool counted;       /* it is one of State.own_maps */
 } Place;
 
 /* Of a private map: the parts whose modified bytes are in the message of that
@@ -75,7 +75,8 @@ Backing *backing_new_from_path(State *state, const Mapping *mapping,
 Backing *backing_new_without_file(State *state, char *start, intptr_t length,
                                   Reason reason, unsigned access);
 
-/* What a message named and was mapped for it. */
+/* What a message named and was mapped for it; `py_token` is the message's, or
+ * NULL for a new one. */
 Backing *backing_new_attached(State *state, const Mapping *mapping,
                               const FileId *id, PyObject *path,
                               PyObject *py_token, long pid);

@@ -24,7 +24,9 @@
       "the map is private and was modified, and it is read-only now: the "  \
       "changes can't travel beside a reference")                            \
     X(TEMPORARY, "temporary",                                               \
-      "the file is a temporary one that joblib deletes after the call")
+      "the file is a temporary one that joblib deletes after the call")     \
+    X(RESULT, "result",                                                     \
+      "a result is the caller's own, unless it lies in an np.memmap")
 
 #define REASON_ENUM(name, key, sentence) REASON_##name,
 typedef enum {

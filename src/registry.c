@@ -79,6 +79,10 @@ registry_remove(State *state, Backing *backing)
         PyDict_DelItem(state->by_token, backing->place.py_token) < 0) {
         PyErr_WriteUnraisable((PyObject *)backing);
     }
+    if (backing->place.counted) {
+        backing->place.counted = false;
+        state->own_maps--;
+    }
     Py_CLEAR(backing->place.owner_ref);
     memmap_forget(&backing->header);
     Py_DECREF((PyObject *)backing);
@@ -134,7 +138,6 @@ void
 registry_name_as(Backing *backing, PyObject *py_token)
 {
     backing->place.py_token = Py_NewRef(py_token);
-    backing->place.foreign = true;
 }
 
 void
@@ -165,23 +168,53 @@ registry_of_owner(State *state, PyObject *owner)
     return (Backing *)backing;
 }
 
-Backing *
-registry_of_token(State *state, PyObject *py_token)
+/* The memory of `known` still is what it was made of, and `owner` keeps it. */
+static bool
+is_mapped(const Backing *known, PyObject *owner)
 {
-    return (Backing *)PyDict_GetItemWithError(state->by_token, py_token);
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(owner, &buffer, PyBUF_SIMPLE) < 0) {
+        PyErr_Clear(); /* closed by the user: its arrays dangle */
+        return false;
+    }
+    bool same = buffer.buf == known->mapping.start &&
+                buffer.len == known->mapping.length;
+    PyBuffer_Release(&buffer);
+    return same;
+}
+
+PyObject *
+registry_find_map(State *state, PyObject *py_token, intptr_t length,
+                  uint64_t file_offset, const FileId *id)
+{
+    Backing *known =
+        (Backing *)PyDict_GetItemWithError(state->by_token, py_token);
+    if (known == NULL || known->place.owner_ref == NULL ||
+        known->mapping.length != length ||
+        known->mapping.file_offset != file_offset ||
+        !fileid_equal(&known->reach.id, id)) {
+        return NULL;
+    }
+    Py_INCREF((PyObject *)known);
+    PyObject *owner = PyObject_CallNoArgs(known->place.owner_ref);
+    if (owner != NULL && !PyObject_TypeCheck(owner, state->mmap_type)) {
+        /* About to be forgotten, or one that may map something else at any
+         * time. */
+        Py_CLEAR(owner);
+    }
+    if (owner != NULL && !is_mapped(known, owner)) {
+        registry_remove(state, known);
+        Py_CLEAR(owner);
+    }
+    Py_DECREF((PyObject *)known);
+    return owner;
 }
 
 void
-registry_after_fork(State *state)
+registry_count(State *state, Backing *backing)
 {
-    PyObject *key, *backing;
-    Py_ssize_t position = 0;
-    while (PyDict_Next(state->by_owner, &position, &key, &backing)) {
-        for (Backing *each = (Backing *)backing; each != NULL;
-             each = each->place.sibling) {
-            each->place.foreign = true;
-        }
-    }
+    backing->place.counted = true;
+    state->own_maps++;
 }
 
 int

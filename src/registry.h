@@ -8,8 +8,10 @@
  * one), or NULL without an exception when there is none. */
 Backing *registry_of_owner(State *state, PyObject *owner);
 
-/* Borrowed: the backing of a shared mapping, or NULL without an exception. */
-Backing *registry_of_token(State *state, PyObject *py_token);
+/* New reference: the mmap.mmap of this process that the token names, if it
+ * still is what the message says; NULL without an exception otherwise. */
+PyObject *registry_find_map(State *state, PyObject *py_token, intptr_t length,
+                            uint64_t file_offset, const FileId *id);
 
 /* Enters `backing` until `owner` dies: 0 or -1. `by_token`: shared mappings
  * are found again by messages that name them. */
@@ -25,11 +27,11 @@ void registry_name_as(Backing *backing, PyObject *py_token);
 void registry_clear_place(Place *place);
 void registry_free_place(Place *place);
 
+/* One more of the mappings in State.own_maps, until it is taken out. */
+void registry_count(State *state, Backing *backing);
+
 /* Takes `backing` out (its owner died, was closed or maps something else). */
 void registry_remove(State *state, Backing *backing);
-
-/* In a forked child: the tokens so far are the parent's, who knows them. */
-void registry_after_fork(State *state);
 
 /* New random prefix for the tokens: at import, and in a forked child, whose
  * new mappings are not its parent's. 0 or -1. */

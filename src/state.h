@@ -6,6 +6,7 @@
 #include "os/maptable.h"
 #include "os/pagemap.h"
 #include "reason.h"
+#include "threadlist.h"
 
 #define TOKEN_SIZE 16
 
@@ -25,8 +26,6 @@
     X(__class__)
 
 typedef struct Backing Backing;
-typedef struct Outgoing Outgoing;
-typedef struct Incoming Incoming;
 
 typedef struct {
     uint64_t arrays, bytes;
@@ -37,15 +36,17 @@ typedef struct State {
     PyTypeObject *mmap_type;        /* mmap.mmap */
     PyTypeObject *memmap_type;      /* numpy.memmap */
     PyTypeObject *bare_memmap_type; /* the same without a Python finalizer */
+    PyObject *pickle_loads;         /* pickle.loads */
     PyTypeObject *dummy_array_type; /* what as_strided puts in between */
 
     /* Types and functions of ours that messages name. */
-    PyTypeObject *backing_type, *outgoing_type, *incoming_type;
-    PyObject *attach, *rebuild, *refused, *incoming_function;
+    PyTypeObject *backing_type, *outgoing_type, *source_type, *pending_type;
+    PyObject *attach, *rebuild, *pending;
 
     /* samemap._errors */
     PyObject *backing_error, *not_found_error, *replaced_error;
     PyObject *truncated_error, *permission_error, *strict_error;
+    PyObject *version_error;
 
 #define STATE_NAME(name) PyObject *str_##name;
     STATE_NAMES(STATE_NAME)
@@ -67,11 +68,13 @@ typedef struct State {
     MapTable maptable;
     PagemapSource pagemap;
 
-    /* Messages under way in any thread, newest first. Borrowed: each takes
-     * itself out when it dies. */
-    Outgoing *outgoing;
-    Incoming *incoming;
+    /* What threads do now: the messages that they write (Outgoing), the tasks
+     * that they make ready (take.c). Borrowed: each takes itself out. */
+    ThreadLink *outgoing, *tasks;
     uint64_t message_count;
+
+    long own_maps;         /* that messages made for one task or reader */
+    long kept_descriptors; /* of sources, see receiver/source.c */
 
     Count by_reference, by_value[REASON_COUNT];
 } State;

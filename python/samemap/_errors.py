@@ -64,3 +64,7 @@ class StrictError(SamemapError):
 
 class UnsupportedJoblibError(SamemapError, ImportError):
     """The internals of the installed joblib are not what samemap knows."""
+
+
+class MessageVersionError(SamemapError, ValueError):
+    """The message was written by another version of samemap than reads it."""

@@ -1,237 +1,96 @@
-/* Owns the mapping of a file that a message names: found again if this
- * process has it, else opened with care, checked and mapped once.
+/* Owns the opening and mapping of a file that a message names: opened with
+ * care, checked, and for what is shared mapped once.
  */
 #include "receiver/attach.h"
 
 #include "backing.h"
 #include "errors.h"
-#include "message.h"
 #include "os/descriptor.h"
-#include "os/page.h"
+#include "os/limits.h"
 #include "registry.h"
-#include "wire/identity.h"
 
 #include <errno.h>
-#include <string.h>
 #include <unistd.h>
 
-typedef struct {
-    PyObject *py_token; /* borrowed, as the next */
-    PyObject *py_path;
-    const char *path;
-    FileId id;
-    Mapping wanted; /* without an address */
-    long pid;
-} Reference;
+/* The part of what a process may have that mappings for single tasks take at
+ * most. */
+#define SHARE_OF_LIMIT 4
 
-static int
-check_bytes(PyObject *object, const char *name)
+static const char *
+path_of(const Reference *reference)
 {
-    if (PyBytes_CheckExact(object)) {
-        return 0;
-    }
-    PyErr_Format(PyExc_TypeError, "%s must be bytes, not %R", name,
-                 (PyObject *)Py_TYPE(object));
-    return -1;
+    return PyBytes_AsString(reference->py_path);
 }
 
-static int
-parse(PyObject *args, Reference *ref)
-{
-    PyObject *py_id, *py_offset, *py_length, *py_access, *py_pid;
-    char *locator;
-    Py_ssize_t locator_size;
-    if (!PyArg_ParseTuple(args, "OOOO!O!O!O!:attach", &ref->py_token,
-                          &ref->py_path, &py_id, &PyLong_Type, &py_offset,
-                          &PyLong_Type, &py_length, &PyLong_Type, &py_access,
-                          &PyLong_Type, &py_pid)) {
-        return -1;
-    }
-    if (check_bytes(ref->py_token, "token") < 0 ||
-        check_bytes(ref->py_path, "path") < 0 ||
-        identity_decode(py_id, &ref->id) < 0 ||
-        PyBytes_AsStringAndSize(ref->py_path, &locator, &locator_size) < 0) {
-        return -1;
-    }
-    long long offset = PyLong_AsLongLong(py_offset);
-    long long length = PyLong_AsLongLong(py_length);
-    long access = PyLong_AsLong(py_access);
-    ref->pid = PyLong_AsLong(py_pid);
-    if (PyErr_Occurred()) {
-        if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
-            goto damaged;
-        }
-        return -1;
-    }
-    long long end;
-    long long page = (long long)page_size();
-    if (PyBytes_Size(ref->py_token) != TOKEN_SIZE || locator_size == 0 ||
-        memchr(locator, '\0', (size_t)locator_size) != NULL || offset < 0 ||
-        offset % page != 0 || length <= 0 || length > NPY_MAX_INTP ||
-        __builtin_add_overflow(offset, length, &end) || access < 0 ||
-        access > MAPPING_ALL_ACCESS || ref->pid <= 0) {
-        goto damaged;
-    }
-    ref->path = locator;
-    ref->wanted =
-        (Mapping){NULL, (intptr_t)length, (uint64_t)offset, (unsigned)access};
-    return 0;
-
-damaged:
-    PyErr_Format(PyExc_ValueError, "damaged reference to a mapping: %R", args);
-    return -1;
-}
-
-/* Bytes that the file must have. */
 static int64_t
-end_in_file(const Reference *ref)
+end_of(const Reference *reference)
 {
-    return (int64_t)ref->wanted.file_offset + ref->wanted.length;
-}
-
-/* The address of an open mmap.mmap: 0, or -1 with an exception. */
-static int
-get_memory(PyObject *map, char **start, npy_intp *length)
-{
-    Py_buffer buffer;
-    if (PyObject_GetBuffer(map, &buffer, PyBUF_SIMPLE) < 0) {
-        return -1;
-    }
-    *start = buffer.buf;
-    *length = buffer.len;
-    PyBuffer_Release(&buffer);
-    return 0;
-}
-
-/* The memory of `known` still is what it was made of. */
-static bool
-is_mapped(State *state, const Backing *known, PyObject *owner)
-{
-    char *start;
-    npy_intp length;
-    MapEntry entry;
-    if (!PyObject_TypeCheck(owner, state->mmap_type)) {
-        /* Any other owner may have unmapped it, or mapped it anew. */
-        uintptr_t low = (uintptr_t)known->mapping.start;
-        return maptable_find(&state->maptable, low,
-                             low + (uintptr_t)known->mapping.length,
-                             &entry) == 1 &&
-               reach_shows(&known->reach, &known->mapping, &entry);
-    }
-    if (get_memory(owner, &start, &length) < 0) {
-        PyErr_Clear(); /* closed by the user: its arrays dangle */
-        return false;
-    }
-    return start == known->mapping.start && length == known->mapping.length;
-}
-
-/* New reference: the memory of this process that the token names, if it still
- * is what the message says: an mmap.mmap, or (owner, backing) for an owner
- * that may have more than one. NULL without an exception otherwise.
- * A private map is never shared: its pages are one sender's. */
-static PyObject *
-find_known(State *state, const Reference *ref)
-{
-    if (mapping_is_private(&ref->wanted)) {
-        return NULL;
-    }
-    Backing *known = registry_of_token(state, ref->py_token);
-    if (known == NULL || known->place.owner_ref == NULL ||
-        known->mapping.length != ref->wanted.length ||
-        known->mapping.file_offset != ref->wanted.file_offset ||
-        !fileid_equal(&known->reach.id, &ref->id)) {
-        return NULL;
-    }
-    Py_INCREF((PyObject *)known);
-    PyObject *owner = PyObject_CallNoArgs(known->place.owner_ref);
-    if (owner == Py_None) { /* about to be forgotten */
-        Py_CLEAR(owner);
-    }
-    if (owner != NULL && !is_mapped(state, known, owner)) {
-        registry_remove(state, known);
-        Py_CLEAR(owner);
-    }
-    if (owner != NULL && !PyObject_TypeCheck(owner, state->mmap_type)) {
-        core_set(&owner, PyTuple_Pack(2, owner, (PyObject *)known));
-    }
-    Py_DECREF((PyObject *)known);
-    return owner;
+    return (int64_t)reference->file_offset + reference->length;
 }
 
 /* A descriptor on the file, or -1 with an exception. */
 static int
-find_file(State *state, const Reference *ref, FileStatus *status)
+find_file(State *state, const Reference *reference, bool writable,
+          FileStatus *status)
 {
     FileStatus other;
-    bool writable = mapping_writes_through(&ref->wanted);
-    int fd, found = -1;
+    const char *path = path_of(reference);
+    int fd, error, found = -1;
     Py_BEGIN_ALLOW_THREADS
-    fd = fileid_open(ref->path, writable, status);
-    Py_END_ALLOW_THREADS
-    int error = errno;
-    if (fd >= 0 && fileid_equal(&status->id, &ref->id)) {
-        return fd;
-    }
+    fd = fileid_open(path, writable, status);
+    error = errno;
     /* Unlinked or replaced since: the sender may still have it open. */
-    if (fd >= 0 || error == ENOENT || error == ENOTDIR || error == EINVAL) {
-        Py_BEGIN_ALLOW_THREADS
-        found = descriptor_open_of(ref->pid, &ref->id, writable, &other);
-        Py_END_ALLOW_THREADS
-        if (found >= 0) {
-            if (fd >= 0) {
-                close(fd);
-            }
-            *status = other;
-            return found;
+    if (fd >= 0 ? !fileid_equal(&status->id, &reference->id)
+                : error == ENOENT || error == ENOTDIR || error == EINVAL) {
+        found = descriptor_open_of(reference->pid, &reference->id, writable,
+                                   &other);
+    }
+    Py_END_ALLOW_THREADS
+    if (found >= 0) {
+        if (fd >= 0) {
+            close(fd);
         }
+        *status = other;
+        return found;
     }
     if (fd < 0) {
-        errors_set_open(state, ref->path, &ref->id, error);
+        errors_set_open(state, path, &reference->id, error);
         return -1;
     }
+    if (fileid_equal(&status->id, &reference->id)) {
+        return fd;
+    }
     close(fd);
-    errors_set_replaced(state, ref->path, &ref->id, &status->id);
+    errors_set_replaced(state, path, &reference->id, &status->id);
     return -1;
 }
 
-/* A descriptor on the file, which is as long as the map needs, or -1 with an
- * exception. */
-static int
-open_file(State *state, const Reference *ref)
+int
+attach_open(State *state, const Reference *reference, bool writable)
 {
     FileStatus status;
-    int64_t end = end_in_file(ref);
-    int fd = find_file(state, ref, &status);
-    if (fd >= 0 && status.size < end) {
-        errors_set_truncated(state, ref->path, end, status.size);
+    int fd = find_file(state, reference, writable, &status);
+    if (fd >= 0 && status.size < end_of(reference)) {
+        errors_set_truncated(state, path_of(reference), end_of(reference),
+                             status.size);
         close(fd);
         return -1;
     }
     return fd;
 }
 
-static int
-get_status(int fd, FileStatus *status)
-{
-    int result;
-    Py_BEGIN_ALLOW_THREADS
-    result = fileid_fstat(fd, status);
-    Py_END_ALLOW_THREADS
-    return result;
-}
-
 /* Makes a typed error of what mmap.mmap has raised, where it is about the file:
  * that was as long as the map a moment ago. */
 static void
-set_map_error(State *state, const Reference *ref, int fd)
+set_map_error(State *state, const Reference *reference, int fd)
 {
     PyObject *type, *error, *traceback;
     FileStatus status;
-    int64_t end = end_in_file(ref);
     if (PyErr_ExceptionMatches(PyExc_ValueError) &&
-        get_status(fd, &status) == 0 && status.size < end) {
+        fileid_fstat(fd, &status) == 0 && status.size < end_of(reference)) {
         PyErr_Clear();
-        errors_set_truncated(state, ref->path, end, status.size);
+        errors_set_truncated(state, path_of(reference), end_of(reference),
+                             status.size);
     } else if (PyErr_ExceptionMatches(PyExc_OSError)) {
         PyErr_Fetch(&type, &error, &traceback);
         PyErr_NormalizeException(&type, &error, &traceback);
@@ -244,23 +103,21 @@ set_map_error(State *state, const Reference *ref, int fd)
         Py_XDECREF(error);
         Py_XDECREF(traceback);
         PyErr_Clear();
-        errors_set_open(state, ref->path, &ref->id, (int)number);
+        errors_set_open(state, path_of(reference), &reference->id, (int)number);
     }
 }
 
 /* New reference: mmap.mmap(fd, length, flags=..., prot=..., offset=...). */
 static PyObject *
-map_file(State *state, const Reference *ref, int fd)
+map_file(State *state, const Reference *reference, int fd, bool private,
+         bool writable)
 {
-    bool private = mapping_is_private(&ref->wanted);
     PyObject *map = NULL;
-    PyObject *args = Py_BuildValue("in", fd, (Py_ssize_t)ref->wanted.length);
+    PyObject *args = Py_BuildValue("in", fd, reference->length);
     PyObject *kwargs = Py_BuildValue(
         "{sOsOsK}", "flags", private ? state->mmap_private : state->mmap_shared,
-        "prot",
-        mapping_is_writable(&ref->wanted) ? state->prot_write
-                                          : state->prot_read,
-        "offset", (unsigned long long)ref->wanted.file_offset);
+        "prot", writable ? state->prot_write : state->prot_read, "offset",
+        (unsigned long long)reference->file_offset);
     if (args == NULL || kwargs == NULL) {
         goto done;
     }
@@ -271,7 +128,7 @@ map_file(State *state, const Reference *ref, int fd)
     }
     map = PyObject_Call((PyObject *)state->mmap_type, args, kwargs);
     if (map == NULL) {
-        set_map_error(state, ref, fd);
+        set_map_error(state, reference, fd);
     }
 done:
     Py_XDECREF(args);
@@ -279,68 +136,82 @@ done:
     return map;
 }
 
-/* New reference: a new mapping, or that of another thread that was quicker
- * while this one waited for the system. */
-static PyObject *
-map_and_register(State *state, const Reference *ref, int fd)
+/* Enters a new map, as the one that the token names or as one more: 0 or -1. */
+static int
+enter(State *state, const Reference *reference, PyObject *map, unsigned access,
+      bool by_token)
 {
-    char *start;
-    npy_intp length;
-    Backing *backing = NULL;
-    PyObject *map = map_file(state, ref, fd);
-    if (map == NULL) {
-        return NULL;
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(map, &buffer, PyBUF_SIMPLE) < 0) {
+        return -1;
     }
-    PyObject *known = find_known(state, ref);
-    if (known != NULL || PyErr_Occurred()) {
-        Py_DECREF(map);
-        return known;
+    Mapping mapping = {buffer.buf, buffer.len, reference->file_offset, access};
+    PyBuffer_Release(&buffer);
+    Backing *backing = backing_new_attached(
+        state, &mapping, &reference->id, reference->py_path,
+        by_token ? reference->py_token : NULL, reference->pid);
+    if (backing == NULL) {
+        return -1;
     }
-    if (get_memory(map, &start, &length) < 0) {
-        goto error;
-    }
-    Mapping mapping = ref->wanted;
-    mapping.start = start;
-    mapping.length = length;
-    backing = backing_new_attached(state, &mapping, &ref->id, ref->py_path,
-                                   ref->py_token, ref->pid);
-    if (backing == NULL ||
-        registry_add(state, backing, map, !mapping_is_private(&mapping)) < 0) {
-        goto error;
+    int result = registry_add(state, backing, map, by_token);
+    if (result == 0 && !by_token) {
+        registry_count(state, backing);
     }
     Py_DECREF((PyObject *)backing);
-    return map;
-
-error:
-    Py_XDECREF((PyObject *)backing);
-    Py_DECREF(map);
-    return NULL;
+    return result;
 }
 
-static PyObject *
-attach(State *state, const Reference *ref)
+PyObject *
+attach_shared(State *state, const Reference *reference)
 {
-    PyObject *map = find_known(state, ref);
+    bool writable = reference->access == MAPPING_WRITABLE;
+    PyObject *map =
+        registry_find_map(state, reference->py_token, reference->length,
+                          reference->file_offset, &reference->id);
     if (map != NULL || PyErr_Occurred()) {
         return map;
     }
-    int fd = open_file(state, ref);
+    int fd = attach_open(state, reference, writable);
     if (fd < 0) {
         return NULL;
     }
-    map = map_and_register(state, ref, fd);
+    map = map_file(state, reference, fd, false, writable);
     close(fd);
+    if (map == NULL) {
+        return NULL;
+    }
+    /* Another thread may have been quicker while this one waited for the
+     * system. */
+    PyObject *known =
+        registry_find_map(state, reference->py_token, reference->length,
+                          reference->file_offset, &reference->id);
+    if (known != NULL || PyErr_Occurred() ||
+        enter(state, reference, map, writable ? MAPPING_WRITABLE : 0, true) <
+            0) {
+        core_set(&map, known);
+    }
     return map;
 }
 
 PyObject *
-attach_call(PyObject *module, PyObject *args)
+attach_own(State *state, const Reference *reference, int fd, bool private)
 {
-    State *state = PyModule_GetState(module);
-    Reference ref;
-    PyObject *map = NULL;
-    if (parse(args, &ref) == 0) {
-        map = attach(state, &ref);
+    bool writable = private || reference->access == MAPPING_WRITABLE;
+    unsigned access =
+        (writable ? MAPPING_WRITABLE : 0) | (private ? MAPPING_PRIVATE : 0);
+    PyObject *map = map_file(state, reference, fd, private, writable);
+    if (map != NULL && enter(state, reference, map, access, false) < 0) {
+        Py_CLEAR(map);
     }
-    return map != NULL ? map : message_note(state);
+    return map;
+}
+
+bool
+attach_is_full(State *state)
+{
+    long maps = limits_maps(), descriptors = limits_descriptors();
+    if (!state->mmap_has_trackfd && descriptors < maps) {
+        maps = descriptors;
+    }
+    return state->own_maps >= maps / SHARE_OF_LIMIT;
 }

@@ -1,11 +1,24 @@
-/* From a backing in a message to the mapping in this process. */
+/* From a reference in a message to a mapping in this process. */
 #ifndef SAMEMAP_ATTACH_H
 #define SAMEMAP_ATTACH_H
 
-#include "state.h"
+#include "wire/reference.h"
 
-/* samemap._core.attach: the mmap.mmap that the message names; an exception
- * instance in its place when this thread's message takes notes of errors. */
-PyObject *attach_call(PyObject *module, PyObject *args);
+/* A descriptor on the file, which is the right one and long enough; the caller
+ * closes it. -1 with an exception. */
+int attach_open(State *state, const Reference *reference, bool writable);
+
+/* New reference: the mmap.mmap that all messages of this process share which
+ * name this mapping: found again, or made. NULL with an exception. */
+PyObject *attach_shared(State *state, const Reference *reference);
+
+/* New reference: a new mmap.mmap of the file open at `fd` that no other message
+ * gets: private and writable, or shared as the sender's. NULL with an
+ * exception. */
+PyObject *attach_own(State *state, const Reference *reference, int fd,
+                     bool private);
+
+/* This process has as many mappings made by attach_own as it should. */
+bool attach_is_full(State *state);
 
 #endif

@@ -4,9 +4,7 @@
 
 #include "state.h"
 
-/* samemap._core.rebuild(memory, layout, dtype=None, patches=None): the view. An
- * exception instance or a stand-in in its place when this thread's message
- * takes notes of errors. */
+/* samemap._core.rebuild: see receiver/view.h. */
 PyObject *rebuild_call(PyObject *module, PyObject *const *args,
                        Py_ssize_t nargs);
 

@@ -2,7 +2,6 @@
 #include "sender/describe.h"
 
 #include "errors.h"
-#include "message.h"
 #include "sender/plan.h"
 
 /* Takes over `value` (NULL: an exception is set): 0 or -1. */
@@ -46,8 +45,33 @@ put_backing(PyObject *dict, const Backing *backing)
     return 0;
 }
 
+/* Bytes of modified pages that go along with the reference. */
+static npy_intp
+count_patches(const Plan *plan)
+{
+    npy_intp nbytes = plan->patch_is_elements ? plan->nbytes : 0;
+    Py_ssize_t n = plan->patches != NULL ? PyTuple_Size(plan->patches) : 0;
+    for (Py_ssize_t i = 1; i < n; i += 2) {
+        nbytes += PyBytes_Size(PyTuple_GetItem(plan->patches, i));
+    }
+    return nbytes;
+}
+
+/* Who sees what a task writes. */
+static const char *
+find_readers(const State *state, const Plan *plan)
+{
+    bool by_reference = plan->reason == REASON_NONE;
+    if (!(plan->layout.flags & LAYOUT_WRITEABLE) ||
+        (!by_reference && plan_is_shared(state, plan))) {
+        return "none";
+    }
+    return by_reference && !(plan->layout.flags & LAYOUT_PRIVATE) ? "file"
+                                                                  : "task";
+}
+
 static int
-put_plan(PyObject *dict, const Plan *plan)
+put_plan(PyObject *dict, const State *state, const Plan *plan)
 {
     const Layout *layout = &plan->layout;
     bool has_file =
@@ -61,13 +85,17 @@ put_plan(PyObject *dict, const Plan *plan)
         put(dict, "strides", sizes(layout->ndim, layout->strides)) < 0 ||
         put(dict, "writeable",
             PyBool_FromLong(layout->flags & LAYOUT_WRITEABLE)) < 0 ||
-        put(dict, "nbytes", PyLong_FromSsize_t(plan->nbytes)) < 0) {
+        put(dict, "nbytes", PyLong_FromSsize_t(plan->nbytes)) < 0 ||
+        put(dict, "writes", PyUnicode_FromString(find_readers(state, plan))) <
+            0) {
         return -1;
     }
     if (!has_file) {
         return 0;
     }
-    if (put(dict, "offset", PyLong_FromSsize_t(layout->offset)) < 0) {
+    if (put(dict, "offset", PyLong_FromSsize_t(layout->offset)) < 0 ||
+        put(dict, "modified_nbytes", PyLong_FromSsize_t(count_patches(plan))) <
+            0) {
         return -1;
     }
     return put_backing(dict, plan->backing);
@@ -75,7 +103,7 @@ put_plan(PyObject *dict, const Plan *plan)
 
 /* The plan for sending `array` to a worker: 0, or -1 with an exception. */
 static int
-make_plan(PyObject *module, PyObject *array, Plan *plan)
+make_plan(PyObject *module, PyObject *array, bool write_through, Plan *plan)
 {
     State *state = PyModule_GetState(module);
     if (!PyArray_Check(array)) {
@@ -83,8 +111,14 @@ make_plan(PyObject *module, PyObject *array, Plan *plan)
                      (PyObject *)Py_TYPE(array));
         return -1;
     }
-    if (plan_make(state, (PyArrayObject *)array, DIRECTION_FORWARD,
-                  message_number(state), plan) < 0) {
+    Terms terms = {
+        .direction = DIRECTION_FORWARD,
+        .phase = PHASE_WHOLE,
+        .write_through = write_through,
+        .max_nbytes = -1,
+        .message = outgoing_number(outgoing_current(state)),
+    };
+    if (plan_make(state, (PyArrayObject *)array, &terms, plan) < 0) {
         plan_clear(plan);
         return -1;
     }
@@ -92,14 +126,17 @@ make_plan(PyObject *module, PyObject *array, Plan *plan)
 }
 
 PyObject *
-describe_array(PyObject *module, PyObject *array)
+describe_array(PyObject *module, PyObject *args)
 {
     Plan plan;
-    if (make_plan(module, array, &plan) < 0) {
+    PyObject *array;
+    int write_through = 0;
+    if (!PyArg_ParseTuple(args, "O|p:describe", &array, &write_through) ||
+        make_plan(module, array, write_through, &plan) < 0) {
         return NULL;
     }
     PyObject *dict = PyDict_New();
-    if (dict != NULL && put_plan(dict, &plan) < 0) {
+    if (dict != NULL && put_plan(dict, PyModule_GetState(module), &plan) < 0) {
         Py_CLEAR(dict);
     }
     plan_clear(&plan);
@@ -110,7 +147,7 @@ PyObject *
 describe_is_mapped(PyObject *module, PyObject *array)
 {
     Plan plan;
-    if (make_plan(module, array, &plan) < 0) {
+    if (make_plan(module, array, false, &plan) < 0) {
         if (!PyErr_ExceptionMatches(PyExc_OSError)) {
             return NULL;
         }

@@ -1,9 +1,10 @@
 /* Owns the collecting of modified pages, each once a message. */
 #include "sender/modified.h"
 
-#include "message.h"
 #include "os/page.h"
 #include "os/pagemap.h"
+#include "sender/outgoing.h"
+#include "wire/patches.h"
 
 /* Borrowed: what of the backing's modified bytes the message has already. Not
  * to be kept over anything that may run a finaliser, which may send the same
@@ -11,7 +12,7 @@
 static Ranges *
 get_sent(Backing *backing, uint64_t message)
 {
-    if (backing->sent.message != message || message_is_implicit(message)) {
+    if (backing->sent.message != message || outgoing_is_implicit(message)) {
         ranges_clear(&backing->sent.ranges);
         backing->sent.message = message;
     }
@@ -28,24 +29,6 @@ void
 modified_clear(Backing *backing)
 {
     ranges_clear(&backing->sent.ranges);
-}
-
-/* Appends (offset, bytes) of [low, high) in the backing: 0 or -1. */
-static int
-add_patch(PyObject *patches, const Backing *backing, const char *low,
-          const char *high)
-{
-    PyObject *offset = PyLong_FromSsize_t(low - backing->mapping.start);
-    PyObject *bytes = PyBytes_FromStringAndSize(low, high - low);
-    int result = -1;
-    if (offset != NULL && bytes != NULL &&
-        PyList_Append(patches, offset) == 0 &&
-        PyList_Append(patches, bytes) == 0) {
-        result = 0;
-    }
-    Py_XDECREF(offset);
-    Py_XDECREF(bytes);
-    return result;
 }
 
 /* Appends the modified bytes of `gap` as long as *rest, which is reduced by
@@ -72,7 +55,8 @@ patch_gap(PyObject *patches, const Backing *backing, const Range *gap,
         if (modified->exceed_elements || modified->reason != REASON_NONE) {
             return 0;
         }
-        if (add_patch(patches, backing, start, end) < 0) {
+        if (patches_encode(patches, start - backing->mapping.start, start,
+                           end - start) < 0) {
             return -1;
         }
         low = pages.end;

@@ -39,12 +39,16 @@ owner_find(State *state, PyArrayObject *array, Owner *owner)
     PyObject *current = (PyObject *)array;
     owner->kind = OWNER_OTHER;
     owner->object = owner->last_array = current;
+    owner->memmap = NULL;
     owner->locked = false;
 
     for (int step = 0; step < MAX_CHAIN; step++) {
         PyObject *next;
         if (PyArray_Check(current)) {
             owner->object = owner->last_array = current;
+            if (PyObject_TypeCheck(current, state->memmap_type)) {
+                owner->memmap = current;
+            }
             /* Also with a base: that of a copy to be written back to. */
             if (PyArray_CHKFLAGS((PyArrayObject *)current, NPY_ARRAY_OWNDATA)) {
                 owner->kind = OWNER_MEMORY;

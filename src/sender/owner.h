@@ -17,6 +17,9 @@ typedef struct {
     /* The last array before it, borrowed too: it can always be referenced
      * weakly, which not every owner can (a DLPack capsule). */
     PyObject *last_array;
+    /* The np.memmap in the chain that is next to the owner, borrowed, or NULL.
+     */
+    PyObject *memmap;
     /* A read-only memoryview lies between the array and the owner. */
     bool locked;
 } Owner;

@@ -2,7 +2,6 @@
  * at the start; nothing is read from it again. */
 #include "sender/plan.h"
 
-#include "message.h"
 #include "sender/modified.h"
 #include "sender/owner.h"
 #include "sender/resolve.h"
@@ -87,18 +86,23 @@ has_temporary_name(State *state, PyObject *array)
     return result;
 }
 
+bool
+plan_is_shared(const State *state, const Plan *plan)
+{
+    return plan->header != NULL && memmap_is_shared(state, plan->header) &&
+           plan->backing != NULL && !backing_is_private(plan->backing);
+}
+
 /* What is otherwise referable, but not in a result. */
 static Reason
-backward_reason(const Backing *backing)
+backward_reason(const Plan *plan)
 {
-    const Reach *reach = &backing->reach;
+    const Reach *reach = &plan->backing->reach;
     if (reach->route == ROUTE_TEMPORARY) {
         return REASON_TEMPORARY;
     }
-    if (backing->place.foreign && !backing_is_private(backing)) {
-        /* The caller finds its own mapping by the token, whatever became of
-         * the path since. */
-        return reach->path != NULL ? REASON_NONE : reach->reason;
+    if (plan->header == NULL || !memmap_has_mode(plan->header)) {
+        return REASON_RESULT;
     }
     /* A worker's own descriptor is gone with the worker's array. */
     if (reach->reason == REASON_NONE && reach->fd >= 0 &&
@@ -111,8 +115,9 @@ backward_reason(const Backing *backing)
 int
 plan_mark_sent(const Plan *plan)
 {
+    /* Only views on private pages take the patches of others. */
     if (plan->backing == NULL || !backing_is_private(plan->backing) ||
-        plan->patch_is_elements) {
+        plan->patch_is_elements || !(plan->layout.flags & LAYOUT_PRIVATE)) {
         return 0;
     }
     return modified_mark_sent(plan->backing, plan->low, plan->high,
@@ -133,17 +138,81 @@ collect_patches(Plan *plan)
     return 0;
 }
 
+/* On whose pages the view will be, for what goes by reference. */
+static int
+set_sharing(State *state, const Terms *terms, Plan *plan)
+{
+    const Mapping *mapping = &plan->backing->mapping;
+    bool asked = terms->write_through || plan_is_shared(state, plan);
+    if (mapping_is_private(mapping)) {
+        /* Nobody can have written to what is read-only, once that is known. */
+        if (collect_patches(plan) < 0 || plan->reason != REASON_NONE ||
+            !mapping_is_writable(mapping)) {
+            return plan->reason == REASON_NONE && PyErr_Occurred() ? -1 : 0;
+        }
+    } else if (asked || !mapping_is_writable(mapping)) {
+        plan->layout.flags |=
+            terms->direction == DIRECTION_BACKWARD ? LAYOUT_OWN : 0;
+        return 0;
+    }
+    plan->layout.flags |= LAYOUT_PRIVATE;
+    if (terms->phase != PHASE_OBJECTS) {
+        return 0;
+    }
+    /* Several tasks may get to this array. As stock joblib has it: dumped and
+     * read-only above the limit; below it, and for an np.memmap's own
+     * copy-on-write, one array that aliases no other. */
+    if (plan->header == NULL && terms->max_nbytes >= 0 &&
+        plan->nbytes > terms->max_nbytes) {
+        plan->layout.flags &= ~(unsigned)LAYOUT_WRITEABLE;
+        plan->layout.flags |= LAYOUT_LOCKED;
+    } else {
+        plan->layout.flags |= LAYOUT_ALONE;
+    }
+    return 0;
+}
+
+/* Finds the memory of the array: 1, 0 when it is ordinary memory, or -1. */
+static int
+find_memory(State *state, PyArrayObject *array, const Terms *terms,
+            Owner *owner, Plan *plan)
+{
+    MemmapFound found;
+    if (owner_find(state, array, owner) < 0) {
+        return -1;
+    }
+    bool mapped = owner->kind != OWNER_MEMORY;
+    if (mapped) {
+        plan->backing = resolve_backing(state, array, owner, plan->low,
+                                        plan->high, terms->message);
+        if (plan->backing == NULL) {
+            return -1;
+        }
+    }
+    if (memmap_find(state, (PyObject *)array, mapped ? owner->memmap : NULL,
+                    mapped ? (PyObject *)plan->backing : Py_None,
+                    mapped ? &plan->backing->header : NULL, &found) < 0) {
+        return -1;
+    }
+    plan->header = found.tuple;
+    plan->layout.flags |=
+        (found.has_mmap ? LAYOUT_HAS_MMAP : 0) |
+        (found.is_bare ? LAYOUT_BARE : 0) |
+        (Py_TYPE((PyObject *)array) == state->memmap_type ? LAYOUT_MEMMAP : 0);
+    return mapped;
+}
+
 int
-plan_make(State *state, PyArrayObject *array, Direction direction,
-          uint64_t message, Plan *plan)
+plan_make(State *state, PyArrayObject *array, const Terms *terms, Plan *plan)
 {
     Owner owner;
     plan->reason = REASON_MEMORY;
     plan->backing = NULL;
+    plan->header = NULL;
     plan->descr = NULL;
     plan->patches = NULL;
     plan->patch_is_elements = false;
-    plan->message = message;
+    plan->message = terms->message;
 
     if (snapshot(state, array, plan) < 0) {
         return -1;
@@ -157,11 +226,9 @@ plan_make(State *state, PyArrayObject *array, Direction direction,
     if (PyDataType_ELSIZE(plan->descr) == 0) {
         return 0;
     }
-    if (owner_find(state, array, &owner) < 0) {
-        return -1;
-    }
-    if (owner.kind == OWNER_MEMORY) {
-        return 0;
+    int mapped = find_memory(state, array, terms, &owner, plan);
+    if (mapped != 1) {
+        return mapped;
     }
     /* Whoever else owns the memory may have given it read-only. */
     if (owner.locked ||
@@ -169,36 +236,31 @@ plan_make(State *state, PyArrayObject *array, Direction direction,
          !PyArray_ISWRITEABLE((PyArrayObject *)owner.last_array))) {
         plan->layout.flags |= LAYOUT_LOCKED;
     }
-    plan->backing =
-        resolve_backing(state, array, &owner, plan->low, plan->high, message);
-    if (plan->backing == NULL) {
+    /* The check may find that the file fills less of the mapping: the offset
+     * comes after it. */
+    if (backing_check(plan->backing, terms->message) < 0) {
         return -1;
     }
     bool inside = set_offset(plan);
-    if (backing_check(plan->backing, message) < 0) {
-        return -1;
-    }
-    plan->reason = direction == DIRECTION_BACKWARD
-                       ? backward_reason(plan->backing)
-                       : plan->backing->reach.reason;
+    bool backward = terms->direction == DIRECTION_BACKWARD;
+    plan->reason =
+        backward ? backward_reason(plan) : plan->backing->reach.reason;
     if (plan->reason == REASON_NONE && !inside) {
         plan->reason = REASON_OUTSIDE;
     }
-    if (plan->reason == REASON_NO_MAPTABLE && direction == DIRECTION_BACKWARD) {
+    if (plan->reason == REASON_NO_MAPTABLE && backward) {
         int temporary = has_temporary_name(state, owner.last_array);
         plan->reason = temporary == 1 ? REASON_TEMPORARY : plan->reason;
         return temporary < 0 ? -1 : 0;
     }
-    if (plan->reason == REASON_NONE && backing_is_private(plan->backing)) {
-        return collect_patches(plan);
-    }
-    return 0;
+    return plan->reason == REASON_NONE ? set_sharing(state, terms, plan) : 0;
 }
 
 void
 plan_clear(Plan *plan)
 {
     Py_CLEAR(plan->backing);
+    Py_CLEAR(plan->header);
     Py_CLEAR(plan->descr);
     Py_CLEAR(plan->patches);
 }

@@ -3,6 +3,7 @@
 #define SAMEMAP_PLAN_H
 
 #include "backing.h"
+#include "sender/outgoing.h"
 #include "wire/layout.h"
 
 typedef enum {
@@ -10,14 +11,25 @@ typedef enum {
     DIRECTION_BACKWARD, /* a result: this process may be gone when it is read */
 } Direction;
 
+/* What the sender has been told, and where it is. */
 typedef struct {
-    Reason reason;          /* NONE: by reference */
-    Backing *backing;       /* owned; NULL in ordinary memory */
-    PyArray_Descr *descr;   /* owned */
-    PyObject *patches;      /* owned tuple (offset, bytes, ...) or NULL */
+    Direction direction;
+    Phase phase;
+    bool write_through; /* writable maps are shared, whoever made them */
+    npy_intp
+        max_nbytes;   /* more than that joblib sends read-only; -1: no limit */
+    uint64_t message; /* its number */
+} Terms;
+
+typedef struct {
+    Reason reason;        /* NONE: by reference */
+    Backing *backing;     /* owned; NULL in ordinary memory */
+    PyObject *header;     /* owned: see wire/memmap.h; NULL without np.memmap */
+    PyArray_Descr *descr; /* owned */
+    PyObject *patches;    /* owned tuple (offset, bytes, ...) or NULL */
     bool patch_is_elements; /* modified, but its own bytes are fewer than those
                              * of the modified pages: they go along instead */
-    uint64_t message;       /* its number */
+    uint64_t message;       /* as the terms' */
     char *data;             /* address of element [0, 0, ...] */
     char *low, *high;       /* addresses that the elements span */
     npy_intp nbytes;        /* of all elements */
@@ -26,9 +38,13 @@ typedef struct {
 
 /* Decides for `array`. 0, or -1 with an exception: the file has become shorter
  * than the map, its strides overflow, ... `plan_clear` in both cases. */
-int plan_make(State *state, PyArrayObject *array, Direction direction,
-              uint64_t message, Plan *plan);
+int plan_make(State *state, PyArrayObject *array, const Terms *terms,
+              Plan *plan);
 void plan_clear(Plan *plan);
+
+/* What a task writes there is meant for others too, as np.memmap's mode says.
+ */
+bool plan_is_shared(const State *state, const Plan *plan);
 
 /* The patches of a plan are in its message: those of later views leave them
  * out. 0, or -1 with an exception. */

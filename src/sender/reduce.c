@@ -8,9 +8,10 @@
 #include "sender/reduce.h"
 
 #include "errors.h"
-#include "message.h"
 #include "sender/plan.h"
+#include "sender/scan.h"
 #include "sender/value.h"
+#include "wire/patches.h"
 
 /* Arrays in memory up to this many bytes go as bytes and layout, which is
  * quicker than NumPy's own reduction; larger ones without a copy. */
@@ -23,32 +24,23 @@ typedef struct {
     PyObject *py_max_nbytes; /* as given, for pickling */
     npy_intp max_nbytes;     /* -1: no limit */
     Direction direction;
+    bool write_through;
     bool strict;
     bool counted; /* in the counters; not for `explain` */
 } Reducer;
 
-/* New reference: (rebuild, (memory, layout[, dtype[, patches]])) for a view in
- * `owner`, a Backing or bytes. */
+/* New reference: (function, (memory, layout[, dtype[, patches]])) for a view in
+ * `memory`, a Backing or bytes or a header around them. */
 static PyObject *
-make_reduction(State *state, PyObject *array, PyObject *owner, Plan *plan)
+make_reduction(PyObject *function, PyObject *memory, const Plan *plan)
 {
-    PyObject *memory = NULL, *layout = NULL, *args = NULL, *reduction = NULL;
+    PyObject *args = NULL, *reduction = NULL;
     PyObject *dtype = plan->layout.typenum == LAYOUT_NO_TYPENUM
                           ? (PyObject *)plan->descr
                           : Py_None;
-
-    if (Py_TYPE(array) == state->memmap_type &&
-        plan->reason != REASON_TEMPORARY) {
-        bool kept = owner == (PyObject *)plan->backing, has_mmap = false;
-        memory = memmap_encode(state, array, owner,
-                               kept ? &plan->backing->header : NULL, &has_mmap);
-        plan->layout.flags |= has_mmap ? LAYOUT_HAS_MMAP : 0;
-    } else {
-        memory = Py_NewRef(owner);
-    }
-    layout = memory != NULL ? layout_encode(&plan->layout) : NULL;
+    PyObject *layout = layout_encode(&plan->layout);
     if (layout == NULL) {
-        goto done;
+        return NULL;
     }
     if (plan->patches != NULL) {
         args = PyTuple_Pack(4, memory, layout, dtype, plan->patches);
@@ -58,12 +50,10 @@ make_reduction(State *state, PyObject *array, PyObject *owner, Plan *plan)
         args = PyTuple_Pack(2, memory, layout);
     }
     if (args != NULL) {
-        reduction = PyTuple_Pack(2, state->rebuild, args);
+        reduction = PyTuple_Pack(2, function, args);
     }
-done:
     Py_XDECREF(args);
-    Py_XDECREF(layout);
-    Py_XDECREF(memory);
+    Py_DECREF(layout);
     return reduction;
 }
 
@@ -77,36 +67,57 @@ count(const Reducer *self, Count *counter, npy_intp nbytes)
 }
 
 static PyObject *
-reduce_reference(State *state, PyObject *array, Plan *plan)
+reduce_reference(State *state, Outgoing *message, Plan *plan)
 {
+    bool private = plan->layout.flags & LAYOUT_PRIVATE;
+    bool pending = private && message != NULL && message->phase == PHASE_TASKS;
     if (plan->patch_is_elements) {
-        PyObject *elements = value_elements(state, plan);
-        if (elements == NULL) {
-            return NULL;
-        }
-        plan->patches = PyTuple_Pack(2, Py_None, elements);
-        Py_DECREF(elements);
+        plan->patches = patches_of_elements(value_elements(state, plan));
         if (plan->patches == NULL) {
             return NULL;
         }
     }
+    PyObject *memory =
+        plan->header != NULL ? plan->header : (PyObject *)plan->backing;
     PyObject *reduction =
-        make_reduction(state, array, (PyObject *)plan->backing, plan);
+        make_reduction(pending ? state->pending : state->rebuild, memory, plan);
     if (reduction != NULL && plan_mark_sent(plan) < 0) {
         Py_CLEAR(reduction);
+    }
+    if (reduction != NULL && pending) {
+        message->pending++;
     }
     return reduction;
 }
 
+/* By exact value. `shared`: several tasks get the array, and each a copy of it.
+ */
 static PyObject *
-reduce_copy(State *state, PyObject *array, Plan *plan, bool writable)
+reduce_copy(State *state, Outgoing *message, Plan *plan, bool writable,
+            bool shared)
 {
-    PyObject *copy = value_copy(state, plan, writable);
-    if (copy == NULL) {
+    PyObject *memory = value_copy(state, plan, writable && !shared);
+    if (memory == NULL) {
         return NULL;
     }
-    PyObject *reduction = make_reduction(state, array, copy, plan);
-    Py_DECREF(copy);
+    plan->layout.flags &= ~(unsigned)LAYOUT_HAS_MMAP;
+    if (!writable) {
+        plan->layout.flags &= ~(unsigned)LAYOUT_WRITEABLE;
+    }
+    if (plan->header != NULL && plan->reason != REASON_TEMPORARY) {
+        core_set(&memory, memmap_with_memory(plan->header, memory));
+    } else {
+        plan->layout.flags &= ~(unsigned)LAYOUT_MEMMAP;
+    }
+    PyObject *reduction = NULL;
+    if (memory != NULL) {
+        reduction = make_reduction(shared ? state->pending : state->rebuild,
+                                   memory, plan);
+        Py_DECREF(memory);
+    }
+    if (reduction != NULL && shared) {
+        message->pending++;
+    }
     return reduction;
 }
 
@@ -120,19 +131,25 @@ is_dumped(const Reducer *self, const Plan *plan)
 
 /* joblib's behaviour, and for small plain arrays the same in less time. */
 static PyObject *
-reduce_memory(Reducer *self, PyObject *array, Plan *plan)
+reduce_memory(Reducer *self, PyObject *array, Outgoing *message, Plan *plan,
+              bool shared)
 {
     State *state = self->state;
     PyArrayObject *np_array = (PyArrayObject *)array;
     if (plan->reason != REASON_OBJECTS && is_dumped(self, plan)) {
         return core_call(self->stock, array);
     }
-    if (plan->nbytes <= SMALL_MAX && PyArray_CheckExact(array) &&
-        plan->layout.typenum != LAYOUT_NO_TYPENUM &&
-        PyArray_CHKFLAGS(np_array, NPY_ARRAY_ALIGNED) &&
-        (PyArray_IS_C_CONTIGUOUS(np_array) ||
-         PyArray_IS_F_CONTIGUOUS(np_array))) {
-        return reduce_copy(state, array, plan, PyArray_ISWRITEABLE(np_array));
+    bool exact =
+        PyArray_CheckExact(array) || Py_TYPE(array) == state->memmap_type;
+    if (plan->reason != REASON_OBJECTS && PyDataType_ELSIZE(plan->descr) > 0 &&
+        ((shared && exact) ||
+         (plan->nbytes <= SMALL_MAX && PyArray_CheckExact(array) &&
+          plan->layout.typenum != LAYOUT_NO_TYPENUM &&
+          PyArray_CHKFLAGS(np_array, NPY_ARRAY_ALIGNED) &&
+          (PyArray_IS_C_CONTIGUOUS(np_array) ||
+           PyArray_IS_F_CONTIGUOUS(np_array))))) {
+        return reduce_copy(state, message, plan, PyArray_ISWRITEABLE(np_array),
+                           shared);
     }
     if (self->direction == DIRECTION_BACKWARD &&
         Py_TYPE(array) == state->memmap_type) {
@@ -169,21 +186,24 @@ set_strict_error(State *state, PyObject *array, const Plan *plan)
 }
 
 static PyObject *
-reduce_planned(Reducer *self, PyObject *array, Plan *plan)
+reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan)
 {
     State *state = self->state;
+    bool shared = message != NULL && message->phase == PHASE_TASKS &&
+                  scan_is_shared(message, array);
     switch (plan->reason) {
     case REASON_NONE:
         count(self, &state->by_reference, plan->nbytes);
-        return reduce_reference(state, array, plan);
+        return reduce_reference(state, message, plan);
     case REASON_MEMORY:
     case REASON_OBJECTS:
         count(self, &state->by_value[plan->reason], plan->nbytes);
-        return reduce_memory(self, array, plan);
+        return reduce_memory(self, array, message, plan, shared);
     default:
         break;
     }
-    if (self->strict && plan->reason != REASON_TEMPORARY) {
+    if (self->strict && plan->reason != REASON_TEMPORARY &&
+        plan->reason != REASON_RESULT) {
         set_strict_error(state, array, plan);
         return NULL;
     }
@@ -191,12 +211,12 @@ reduce_planned(Reducer *self, PyObject *array, Plan *plan)
     if (plan->reason == REASON_ANONYMOUS && is_dumped(self, plan)) {
         return core_call(self->stock, array);
     }
-    /* What is written into a copy of memory that others share would be lost
-     * without a word: such a copy is read-only. */
-    bool shared =
-        plan->reason != REASON_TEMPORARY && !backing_is_private(plan->backing);
-    return reduce_copy(state, array, plan,
-                       !shared && plan->layout.flags & LAYOUT_WRITEABLE);
+    /* What is written into a copy of memory that others are meant to see it in
+     * would be lost without a word: such a copy is read-only. */
+    bool lost = plan->reason != REASON_TEMPORARY &&
+                plan->reason != REASON_RESULT && plan_is_shared(state, plan);
+    return reduce_copy(state, message, plan,
+                       !lost && plan->layout.flags & LAYOUT_WRITEABLE, shared);
 }
 
 static PyObject *
@@ -211,25 +231,31 @@ reducer_reduce(Reducer *self, PyObject *array)
                      (PyObject *)Py_TYPE(array));
         return NULL;
     }
-    if (plan_make(state, (PyArrayObject *)array, self->direction,
-                  message_number(state), &plan) == 0) {
-        reduction = reduce_planned(self, array, &plan);
+    Outgoing *message = outgoing_current(state);
+    Terms terms = {
+        .direction = self->direction,
+        .phase = message != NULL ? message->phase : PHASE_WHOLE,
+        .write_through = self->write_through,
+        .max_nbytes = self->max_nbytes,
+        .message = outgoing_number(message),
+    };
+    if (plan_make(state, (PyArrayObject *)array, &terms, &plan) == 0) {
+        reduction = reduce_planned(self, array, message, &plan);
     }
     plan_clear(&plan);
-    return reduction != NULL ? reduction
-                             : message_refuse(state, (PyArrayObject *)array);
+    return reduction;
 }
 
 static PyObject *
 reducer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"stock",  "max_nbytes", "backward",
-                            "strict", "counted",    NULL};
+    static char *names[] = {"stock",   "max_nbytes",    "backward", "strict",
+                            "counted", "write_through", NULL};
     PyObject *stock = Py_None, *py_max_nbytes = Py_None;
-    int backward = 0, strict = 0, counted = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOppp:Reducer", names,
+    int backward = 0, strict = 0, counted = 1, write_through = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOpppp:Reducer", names,
                                      &stock, &py_max_nbytes, &backward, &strict,
-                                     &counted)) {
+                                     &counted, &write_through)) {
         return NULL;
     }
     Py_ssize_t max_nbytes = -1;
@@ -249,6 +275,7 @@ reducer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->max_nbytes = (npy_intp)max_nbytes;
     self->direction = backward ? DIRECTION_BACKWARD : DIRECTION_FORWARD;
     self->strict = strict;
+    self->write_through = write_through;
     self->counted = counted;
     return (PyObject *)self;
 }
@@ -257,10 +284,11 @@ static PyObject *
 reducer_pickle(Reducer *self, PyObject *Py_UNUSED(ignored))
 {
     return Py_BuildValue(
-        "O(OOOOO)", (PyObject *)Py_TYPE((PyObject *)self), self->stock,
+        "O(OOOOOO)", (PyObject *)Py_TYPE((PyObject *)self), self->stock,
         self->py_max_nbytes,
         self->direction == DIRECTION_BACKWARD ? Py_True : Py_False,
-        self->strict ? Py_True : Py_False, self->counted ? Py_True : Py_False);
+        self->strict ? Py_True : Py_False, self->counted ? Py_True : Py_False,
+        self->write_through ? Py_True : Py_False);
 }
 
 static int
@@ -311,7 +339,7 @@ static PyMethodDef reducer_methods[] = {
 PyDoc_STRVAR(
     reducer_doc,
     "Reducer(stock=None, max_nbytes=None, backward=False, strict=False, "
-    "counted=True)\n--\n\n"
+    "counted=True, write_through=False)\n--\n\n"
     "Reduces arrays for a pickler's dispatch table.\n\n"
     "Parameters\n----------\n"
     "stock : callable, optional\n"
@@ -323,7 +351,9 @@ PyDoc_STRVAR(
     "strict : bool\n"
     "    Raise StrictError instead of copying mapped memory.\n"
     "counted : bool\n"
-    "    Add what is reduced to the counters.");
+    "    Add what is reduced to the counters.\n"
+    "write_through : bool\n"
+    "    Writable maps are shared, whoever made them.");
 
 static PyType_Slot reducer_slots[] = {
     {Py_tp_doc, (void *)reducer_doc},

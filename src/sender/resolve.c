@@ -6,9 +6,9 @@
  */
 #include "sender/resolve.h"
 
-#include "message.h"
 #include "os/page.h"
 #include "registry.h"
+#include "sender/outgoing.h"
 
 /* Borrowed: the outermost np.memmap in the chain of bases, or NULL. What it
  * says of itself serves where there is no map table. */
@@ -269,7 +269,7 @@ find_foreign_owner(State *state, const Owner *owner, const char *low,
     bool slow = maptable_is_slow(&state->maptable);
     Backing *known = find_overlapping(state, owner, low, high);
     if (slow && known != NULL && mapping_covers(&known->mapping, low, high) &&
-        known->reach.located == message && !message_is_implicit(message)) {
+        known->reach.located == message && !outgoing_is_implicit(message)) {
         return (Backing *)Py_NewRef((PyObject *)known);
     }
     int found = find_file(state, low, high, &entry, &shared);

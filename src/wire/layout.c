@@ -1,16 +1,16 @@
 /* Owns the encoding of a view's layout and the arithmetic on its bounds.
  *
- * Encoded: flags, typenum, ndim (a byte each), then offset and shape as
- * LEB128 and the strides as zigzag LEB128. A 2-D strided view takes about
- * 12 bytes; a reader must get exactly the bytes that the header promises.
+ * Encoded: typenum, ndim (a byte each), then flags, offset and shape as LEB128
+ * and the strides as zigzag LEB128. A 2-D strided view takes about 12 bytes; a
+ * reader must get exactly the bytes that the header promises.
  */
 #include "wire/layout.h"
 
 #include <string.h>
 
-#define HEADER_SIZE 3
+#define HEADER_SIZE 2
 #define VARINT_MAX 10 /* bytes that 64 bits take, 7 at a time */
-#define ENCODED_MAX (HEADER_SIZE + VARINT_MAX * (1 + 2 * LAYOUT_MAX_DIMS))
+#define ENCODED_MAX (HEADER_SIZE + VARINT_MAX * (2 + 2 * LAYOUT_MAX_DIMS))
 
 static unsigned char *
 put_varint(unsigned char *out, uint64_t value)
@@ -193,9 +193,9 @@ layout_encode(const Layout *layout)
 {
     unsigned char buffer[ENCODED_MAX];
     unsigned char *out = buffer;
-    *out++ = (unsigned char)layout->flags;
     *out++ = (unsigned char)layout->typenum;
     *out++ = (unsigned char)layout->ndim;
+    out = put_varint(out, layout->flags);
     out = put_varint(out, (uint64_t)layout->offset);
     for (int i = 0; i < layout->ndim; i++) {
         out = put_varint(out, (uint64_t)layout->shape[i]);
@@ -221,17 +221,18 @@ layout_decode(PyObject *py_layout, Layout *layout)
     }
     const unsigned char *in = (unsigned char *)start;
     const unsigned char *end = in + size;
+    uint64_t flags;
     if (size < HEADER_SIZE + 1) {
         goto damaged;
     }
-    layout->flags = in[0];
-    layout->typenum = in[1];
-    layout->ndim = in[2];
-    in += HEADER_SIZE;
-    if (layout->flags & ~(unsigned)LAYOUT_ALL_FLAGS ||
+    layout->typenum = in[0];
+    layout->ndim = in[1];
+    in = get_varint(in + HEADER_SIZE, end, &flags);
+    if (in == NULL || flags > LAYOUT_ALL_FLAGS ||
         layout->ndim > LAYOUT_MAX_DIMS) {
         goto damaged;
     }
+    layout->flags = (unsigned)flags;
     in = get_length(in, end, &layout->offset);
     for (int i = 0; in != NULL && i < layout->ndim; i++) {
         in = get_length(in, end, &layout->shape[i]);

@@ -19,7 +19,19 @@ enum {
     LAYOUT_LOCKED = 1 << 2,
     /* The ALIGNED flag was taken away by hand. */
     LAYOUT_UNALIGNED = 1 << 3,
-    LAYOUT_ALL_FLAGS = (1 << 4) - 1,
+    /* The array is an np.memmap, not only a view of one. */
+    LAYOUT_MEMMAP = 1 << 4,
+    /* On pages that nobody but the reader, or one task of a batch, writes to.
+     */
+    LAYOUT_PRIVATE = 1 << 5,
+    /* On a mapping made for this message, not on the one that the reader has.
+     */
+    LAYOUT_OWN = 1 << 6,
+    /* With LAYOUT_PRIVATE: on memory that no other view has. */
+    LAYOUT_ALONE = 1 << 7,
+    /* An np.memmap without attributes, as a view by type makes it. */
+    LAYOUT_BARE = 1 << 8,
+    LAYOUT_ALL_FLAGS = (1 << 9) - 1,
 };
 
 typedef struct {

@@ -1,11 +1,4 @@
-/* Owns the header of an np.memmap in a message, and what is kept of it.
- *
- *     (owner, filename, offset, mode)
- *
- * stands where an ndarray has its owner alone: a Backing or bytes when it is
- * written, what they have become when it is read. The others are the attributes
- * of the np.memmap. All views of one map share the tuple, so that the pickler
- * writes it once.
+/* Owns both directions of the header of an np.memmap, and what is kept of it.
  */
 #include "wire/memmap.h"
 
@@ -41,49 +34,85 @@ get_attributes(State *state, PyObject *memmap, Attributes *attributes)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-PyObject *
-memmap_encode(State *state, PyObject *memmap, PyObject *owner,
-              MemmapHeader *kept, bool *has_mmap)
+/* New reference: that of a backing is kept, so that the pickler writes it once.
+ */
+static PyObject *
+make_tuple(PyObject *owner, const Attributes *attributes, MemmapHeader *kept)
 {
-    Attributes attributes;
-    if (get_attributes(state, memmap, &attributes) < 0) {
-        return NULL;
-    }
-    *has_mmap = attributes.has_mmap;
     PyObject *tuple = kept != NULL ? kept->tuple : NULL;
-    if (tuple != NULL && PyTuple_GetItem(tuple, 1) == attributes.filename &&
-        PyTuple_GetItem(tuple, 2) == attributes.offset &&
-        PyTuple_GetItem(tuple, 3) == attributes.mode) {
+    if (tuple != NULL && PyTuple_GetItem(tuple, 1) == attributes->filename &&
+        PyTuple_GetItem(tuple, 2) == attributes->offset &&
+        PyTuple_GetItem(tuple, 3) == attributes->mode) {
         return Py_NewRef(tuple);
     }
-    tuple = PyTuple_Pack(HEADER_SIZE, owner, attributes.filename,
-                         attributes.offset, attributes.mode);
+    tuple = PyTuple_Pack(HEADER_SIZE, owner, attributes->filename,
+                         attributes->offset, attributes->mode);
     if (tuple != NULL && kept != NULL) {
         core_set(&kept->tuple, Py_NewRef(tuple));
     }
     return tuple;
 }
 
-PyObject *
-memmap_owner(PyObject *memory)
+int
+memmap_find(State *state, PyObject *array, PyObject *root, PyObject *owner,
+            MemmapHeader *kept, MemmapFound *found)
 {
-    bool header =
-        PyTuple_CheckExact(memory) && PyTuple_Size(memory) == HEADER_SIZE;
-    return header ? PyTuple_GetItem(memory, 0) : memory;
+    Attributes attributes;
+    bool is_memmap = Py_TYPE(array) == state->memmap_type;
+    *found = (MemmapFound){NULL, false, false};
+    if (!is_memmap && root == NULL) {
+        return 0;
+    }
+    if (get_attributes(state, is_memmap ? array : root, &attributes) < 0) {
+        return -1;
+    }
+    found->has_mmap = is_memmap && attributes.has_mmap;
+    if (is_memmap && root != NULL && root != array &&
+        attributes.mode == Py_None) {
+        found->is_bare = true;
+        if (get_attributes(state, root, &attributes) < 0) {
+            return -1;
+        }
+    }
+    found->tuple = make_tuple(owner, &attributes, kept);
+    return found->tuple != NULL ? 0 : -1;
+}
+
+PyObject *
+memmap_with_memory(PyObject *tuple, PyObject *memory)
+{
+    return PyTuple_Pack(HEADER_SIZE, memory, PyTuple_GetItem(tuple, 1),
+                        PyTuple_GetItem(tuple, 2), PyTuple_GetItem(tuple, 3));
+}
+
+bool
+memmap_is_shared(const State *state, PyObject *tuple)
+{
+    PyObject *mode = PyTuple_GetItem(tuple, 3);
+    return PyUnicode_Check(mode) &&
+           (PyUnicode_Compare(mode, state->str_r_plus) == 0 ||
+            PyUnicode_CompareWithASCIIString(mode, "r") == 0);
+}
+
+bool
+memmap_has_mode(PyObject *tuple)
+{
+    return PyUnicode_Check(PyTuple_GetItem(tuple, 3));
 }
 
 /* New reference: {filename, offset, mode, _mmap: None}. */
 static PyObject *
-new_dict(State *state, PyObject *memory)
+new_dict(State *state, PyObject *tuple)
 {
     PyObject *dict = PyDict_New();
-    if (dict != NULL && (PyDict_SetItem(dict, state->str_filename,
-                                        PyTuple_GetItem(memory, 1)) < 0 ||
-                         PyDict_SetItem(dict, state->str_offset,
-                                        PyTuple_GetItem(memory, 2)) < 0 ||
-                         PyDict_SetItem(dict, state->str_mode,
-                                        PyTuple_GetItem(memory, 3)) < 0 ||
-                         PyDict_SetItem(dict, state->str__mmap, Py_None) < 0)) {
+    PyObject *filename = tuple != NULL ? PyTuple_GetItem(tuple, 1) : Py_None;
+    PyObject *offset = tuple != NULL ? PyTuple_GetItem(tuple, 2) : Py_None;
+    PyObject *mode = tuple != NULL ? PyTuple_GetItem(tuple, 3) : Py_None;
+    if (dict != NULL &&
+        (PyDict_SetItem(dict, state->str_filename, filename) < 0 ||
+         PyDict_SetItem(dict, state->str_offset, offset) < 0 ||
+         PyDict_SetItem(dict, state->str_mode, mode) < 0 ||
+         PyDict_SetItem(dict, state->str__mmap, Py_None) < 0)) {
         Py_CLEAR(dict);
     }
     return dict;
@@ -92,22 +121,22 @@ new_dict(State *state, PyObject *memory)
 /* New reference: such a dict, copied from that of the last view if it can be.
  */
 static PyObject *
-copy_dict(State *state, PyObject *memory, MemmapHeader *kept)
+copy_dict(State *state, PyObject *tuple, MemmapHeader *kept)
 {
-    if (kept == NULL) {
-        return new_dict(state, memory);
+    if (kept == NULL || tuple == NULL) {
+        return new_dict(state, tuple);
     }
-    if (kept->dict == NULL || kept->filename != PyTuple_GetItem(memory, 1) ||
-        kept->offset != PyTuple_GetItem(memory, 2) ||
-        kept->mode != PyTuple_GetItem(memory, 3)) {
-        PyObject *dict = new_dict(state, memory);
+    if (kept->dict == NULL || kept->filename != PyTuple_GetItem(tuple, 1) ||
+        kept->offset != PyTuple_GetItem(tuple, 2) ||
+        kept->mode != PyTuple_GetItem(tuple, 3)) {
+        PyObject *dict = new_dict(state, tuple);
         if (dict == NULL) {
             return NULL;
         }
         core_set(&kept->dict, dict);
-        kept->filename = PyTuple_GetItem(memory, 1);
-        kept->offset = PyTuple_GetItem(memory, 2);
-        kept->mode = PyTuple_GetItem(memory, 3);
+        kept->filename = PyTuple_GetItem(tuple, 1);
+        kept->offset = PyTuple_GetItem(tuple, 2);
+        kept->mode = PyTuple_GetItem(tuple, 3);
     }
     return PyDict_Copy(kept->dict);
 }
@@ -116,11 +145,11 @@ copy_dict(State *state, PyObject *memory, MemmapHeader *kept)
  * the rest, to set four attributes to None: so the array has been built without
  * it, and gets here what np.memmap.__new__ would set. */
 int
-memmap_finish(State *state, PyObject *array, PyObject *memory,
+memmap_finish(State *state, PyObject *array, PyObject *tuple,
               MemmapHeader *kept, PyObject *map)
 {
     int result = -1;
-    PyObject *dict = copy_dict(state, memory, kept);
+    PyObject *dict = copy_dict(state, tuple, kept);
     if (dict == NULL) {
         return -1;
     }
@@ -134,6 +163,82 @@ memmap_finish(State *state, PyObject *array, PyObject *memory,
     return result;
 }
 
+/* New reference: the root of last time, if it has these attributes and is
+ * alive; NULL without an exception otherwise. */
+static PyObject *
+known_root(PyObject *tuple, const MemmapHeader *kept)
+{
+    /* The three are compared as addresses: while the root is alive, it holds
+     * them. */
+    if (kept->root == NULL ||
+        kept->root_filename != PyTuple_GetItem(tuple, 1) ||
+        kept->root_offset != PyTuple_GetItem(tuple, 2) ||
+        kept->root_mode != PyTuple_GetItem(tuple, 3)) {
+        return NULL;
+    }
+    PyObject *root = PyObject_CallNoArgs(kept->root);
+    if (root == Py_None) {
+        Py_CLEAR(root);
+    }
+    return root;
+}
+
+/* Bytes from the map's start to where the root's data are; -1 (no exception)
+ * when the attributes don't say, or something outside. */
+static intptr_t
+root_position(PyObject *tuple, const Mapping *mapping)
+{
+    PyObject *py_offset = PyTuple_GetItem(tuple, 2);
+    if (!PyLong_Check(py_offset) || !memmap_has_mode(tuple)) {
+        return -1;
+    }
+    unsigned long long offset = PyLong_AsUnsignedLongLong(py_offset);
+    if (PyErr_Occurred()) {
+        PyErr_Clear(); /* set by hand: no offset of a file */
+        return -1;
+    }
+    if (offset < mapping->file_offset ||
+        offset - mapping->file_offset > (uint64_t)mapping->length) {
+        return -1;
+    }
+    return (intptr_t)(offset - mapping->file_offset);
+}
+
+PyObject *
+memmap_root(State *state, PyObject *tuple, const Mapping *mapping,
+            MemmapHeader *kept, PyObject *map)
+{
+    PyObject *root = known_root(tuple, kept);
+    if (root != NULL || PyErr_Occurred()) {
+        return root;
+    }
+    intptr_t position = root_position(tuple, mapping);
+    if (position < 0) {
+        return Py_NewRef(map);
+    }
+    npy_intp length = mapping->length - position;
+    root = PyArray_NewFromDescr(
+        state->bare_memmap_type, PyArray_DescrFromType(NPY_UINT8), 1, &length,
+        NULL, mapping->start + position,
+        mapping_is_writable(mapping) ? NPY_ARRAY_CARRAY : NPY_ARRAY_CARRAY_RO,
+        NULL);
+    if (root == NULL) {
+        return NULL;
+    }
+    PyObject *reference = NULL;
+    if (PyArray_SetBaseObject((PyArrayObject *)root, Py_NewRef(map)) < 0 ||
+        memmap_finish(state, root, tuple, kept, map) < 0 ||
+        (reference = PyWeakref_NewRef(root, NULL)) == NULL) {
+        Py_DECREF(root);
+        return NULL;
+    }
+    core_set(&kept->root, reference);
+    kept->root_filename = PyTuple_GetItem(tuple, 1);
+    kept->root_offset = PyTuple_GetItem(tuple, 2);
+    kept->root_mode = PyTuple_GetItem(tuple, 3);
+    return root;
+}
+
 void
 memmap_forget(MemmapHeader *kept)
 {
@@ -145,4 +250,5 @@ memmap_clear(MemmapHeader *kept)
 {
     Py_CLEAR(kept->tuple);
     Py_CLEAR(kept->dict);
+    Py_CLEAR(kept->root);
 }

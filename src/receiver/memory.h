@@ -1,0 +1,36 @@
+/* What a view is built on: some or all of the bytes that its offsets count in.
+ */
+#ifndef SAMEMAP_MEMORY_H
+#define SAMEMAP_MEMORY_H
+
+#include "backing.h"
+
+/* All zero: none. */
+typedef struct {
+    PyObject *owner;    /* owned: mmap.mmap, bytes or bytearray */
+    Backing *backing;   /* owned: that of a mapping; NULL: copied bytes */
+    char *data;         /* address of the byte at offset `low` */
+    npy_intp low, high; /* the offsets that are there */
+    bool writable;
+} Memory;
+
+/* All of an mmap.mmap that is in the registry, or all of bytes or a bytearray:
+ * 0, or -1 with an exception. */
+int memory_of(State *state, PyObject *owner, Memory *memory);
+
+/* New bytes for the offsets [low, high), to be filled, of the same alignment as
+ * those of a mapping: 0 or -1. */
+int memory_allocate(npy_intp low, npy_intp high, Memory *memory);
+
+/* `second` becomes another owner of the same memory. */
+void memory_share(const Memory *memory, Memory *second);
+
+void memory_clear(Memory *memory);
+
+static inline char *
+memory_at(const Memory *memory, npy_intp offset)
+{
+    return memory->data + (offset - memory->low);
+}
+
+#endif

@@ -1,0 +1,27 @@
+/* An array that each task of a batch makes its own when it starts. */
+#ifndef SAMEMAP_PENDING_H
+#define SAMEMAP_PENDING_H
+
+#include "receiver/view.h"
+
+extern PyType_Spec pending_spec;
+
+/* Stands in the arguments of tasks where the array will be; several tasks may
+ * hold the same one. Nothing in it changes once it is made. */
+typedef struct {
+    PyObject_HEAD
+    State *state;
+    View view; /* unless it is a pickle; on bytes: a copy for each task */
+    PyObject *finish; /* (function, object): function(array, object) is what the
+                       * task gets; or NULL */
+    PyObject
+        *pickle; /* bytes: a message that each task loads for itself; or NULL */
+} Pending;
+
+/* samemap._core.pending(memory, layout, dtype=None, patches=None, finish=None),
+ * the first four as for rebuild; pending_pickle(bytes). */
+PyObject *pending_call(PyObject *module, PyObject *const *args,
+                       Py_ssize_t nargs);
+PyObject *pending_pickle(PyObject *module, PyObject *bytes);
+
+#endif

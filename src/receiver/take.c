@@ -1,0 +1,469 @@
+/* Owns what happens to the arguments of a task when it starts.
+ *
+ * Three steps: find what is pending, and the containers that lead to it; make
+ * the memory and the arrays; put them into new containers. All before the task
+ * runs, so that no array shows what another one's user has written.
+ */
+#include "receiver/take.h"
+
+#include "idmap.h"
+#include "receiver/pending.h"
+#include "threadlist.h"
+
+#include <string.h>
+
+/* A list, tuple or dict among the arguments. */
+typedef struct {
+    PyObject *object; /* borrowed: the arguments hold it */
+    bool leads;       /* to something pending */
+    PyObject *copy;   /* owned, or NULL */
+} Node;
+
+typedef struct {
+    Pending *pending; /* borrowed, as above */
+    PyObject *array;  /* owned, or NULL */
+} Item;
+
+/* The memory of one mapping, for all its views in the task. */
+typedef struct {
+    Source *source;     /* owned */
+    npy_intp low, high; /* what the views span together */
+    bool may_copy;
+    Memory memory;
+} Piece;
+
+typedef struct {
+    ThreadLink link;
+    State *state;
+    Node *nodes;
+    size_t node_count, node_room;
+    Item *items;
+    size_t item_count, item_room;
+    Piece *pieces;
+    size_t piece_count, piece_room;
+    IdMap places; /* index of a container in nodes or of a Pending in items */
+} Task;
+
+/* Room for one more in an array of `*room` items, of which `count` are used. */
+static void *
+reserve(void *array, size_t count, size_t *room, size_t size)
+{
+    if (count < *room) {
+        return array;
+    }
+    size_t more = *room > 0 ? 2 * *room : 4;
+    void *larger = PyMem_Realloc(array, more * size);
+    if (larger == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    *room = more;
+    return larger;
+}
+
+static bool
+is_container(PyObject *object)
+{
+    return PyTuple_CheckExact(object) || PyList_CheckExact(object) ||
+           PyDict_CheckExact(object);
+}
+
+static bool
+is_pending(const Task *task, PyObject *object)
+{
+    return Py_TYPE(object) == task->state->pending_type;
+}
+
+/* ---- Finding ------------------------------------------------------------ */
+
+/* Calls visit(task, item) for what is in a container, until one returns other
+ * than 0, which is returned. Keys of dicts can't be arrays, nor hold them. */
+static int
+for_each(Task *task, PyObject *container, int (*visit)(Task *, PyObject *))
+{
+    int result = 0;
+    if (PyDict_CheckExact(container)) {
+        PyObject *key, *value;
+        Py_ssize_t position = 0;
+        while (result == 0 && PyDict_Next(container, &position, &key, &value)) {
+            result = visit(task, value);
+        }
+        return result;
+    }
+    bool is_list = PyList_CheckExact(container);
+    Py_ssize_t n = is_list ? PyList_Size(container) : PyTuple_Size(container);
+    for (Py_ssize_t i = 0; i < n && result == 0; i++) {
+        result = visit(task, is_list ? PyList_GetItem(container, i)
+                                     : PyTuple_GetItem(container, i));
+    }
+    return result;
+}
+
+static int
+find(Task *task, PyObject *object)
+{
+    bool pending = is_pending(task, object);
+    if ((!pending && !is_container(object)) ||
+        idmap_find(&task->places, object) != NULL) {
+        return 0;
+    }
+    if (pending) {
+        Item *items = reserve(task->items, task->item_count, &task->item_room,
+                              sizeof(*items));
+        if (items == NULL ||
+            idmap_add(&task->places, object, (intptr_t)task->item_count) < 0) {
+            return -1;
+        }
+        task->items = items;
+        items[task->item_count++] = (Item){(Pending *)object, NULL};
+        return 0;
+    }
+    Node *nodes = reserve(task->nodes, task->node_count, &task->node_room,
+                          sizeof(*nodes));
+    if (nodes == NULL) {
+        return -1;
+    }
+    task->nodes = nodes;
+    if (idmap_add(&task->places, object, (intptr_t)task->node_count) < 0) {
+        return -1;
+    }
+    nodes[task->node_count++] = (Node){object, false, NULL};
+    if (Py_EnterRecursiveCall(" while looking into the arguments of a task") !=
+        0) {
+        return -1;
+    }
+    int result = for_each(task, object, find);
+    Py_LeaveRecursiveCall();
+    return result;
+}
+
+static int
+leads(Task *task, PyObject *object)
+{
+    if (is_pending(task, object)) {
+        return 1;
+    }
+    intptr_t *place =
+        is_container(object) ? idmap_find(&task->places, object) : NULL;
+    return place != NULL && task->nodes[*place].leads;
+}
+
+/* Containers stand before what they hold, cycles apart: so from the end, and
+ * again for as long as something changes. */
+static void
+mark_nodes(Task *task)
+{
+    bool changed = true;
+    while (changed) {
+        changed = false;
+        for (size_t i = task->node_count; i-- > 0;) {
+            Node *node = &task->nodes[i];
+            if (!node->leads && for_each(task, node->object, leads) != 0) {
+                node->leads = changed = true;
+            }
+        }
+    }
+}
+
+/* ---- Memory ------------------------------------------------------------- */
+
+static bool
+same_mapping(const Source *a, const Source *b)
+{
+    return a == b ||
+           memcmp(PyBytes_AsString(a->reference.py_token),
+                  PyBytes_AsString(b->reference.py_token), TOKEN_SIZE) == 0;
+}
+
+static Piece *
+add_piece(Task *task, Source *source, npy_intp low, npy_intp high,
+          bool may_copy)
+{
+    Piece *pieces = reserve(task->pieces, task->piece_count, &task->piece_room,
+                            sizeof(*pieces));
+    if (pieces == NULL) {
+        return NULL;
+    }
+    task->pieces = pieces;
+    Piece *piece = &pieces[task->piece_count++];
+    *piece = (Piece){source, low, high, may_copy, {0}};
+    Py_INCREF((PyObject *)source);
+    return piece;
+}
+
+/* Adds what one view needs to the piece of its mapping: 0 or -1. */
+static int
+add_view(Task *task, const View *view, bool may_copy)
+{
+    Source *source = (Source *)view->source;
+    may_copy &= view_may_be_copied(view);
+    for (size_t i = 0; i < task->piece_count; i++) {
+        Piece *piece = &task->pieces[i];
+        if (same_mapping(piece->source, source)) {
+            piece->low = view->low < piece->low ? view->low : piece->low;
+            piece->high = view->high > piece->high ? view->high : piece->high;
+            piece->may_copy &= may_copy;
+            return 0;
+        }
+    }
+    return add_piece(task, source, view->low, view->high, may_copy) != NULL
+               ? 0
+               : -1;
+}
+
+static int
+make_pieces(Task *task)
+{
+    bool may_copy = true;
+    for (size_t i = 0; i < task->item_count; i++) {
+        /* Nobody knows before which bytes of a mapping a pickle's views have.
+         */
+        may_copy &= task->items[i].pending->pickle == NULL;
+    }
+    for (size_t i = 0; i < task->item_count; i++) {
+        const Pending *pending = task->items[i].pending;
+        if (pending->pickle == NULL &&
+            Py_TYPE(pending->view.source) == task->state->source_type &&
+            add_view(task, &pending->view, may_copy) < 0) {
+            return -1;
+        }
+    }
+    for (size_t i = 0; i < task->piece_count; i++) {
+        Piece *piece = &task->pieces[i];
+        if (source_make(piece->source, piece->low, piece->high, piece->may_copy,
+                        &piece->memory) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static const Memory *
+find_piece(Task *task, const Source *source, npy_intp low, npy_intp high)
+{
+    for (size_t i = 0; i < task->piece_count; i++) {
+        const Piece *piece = &task->pieces[i];
+        if (same_mapping(piece->source, source) && low >= piece->memory.low &&
+            high <= piece->memory.high) {
+            return &piece->memory;
+        }
+    }
+    return NULL;
+}
+
+const Memory *
+take_memory(State *state, Source *source, npy_intp low, npy_intp high)
+{
+    Task *task = (Task *)(void *)threadlist_current(state->tasks);
+    if (task == NULL) {
+        return NULL;
+    }
+    const Memory *memory = find_piece(task, source, low, high);
+    if (memory != NULL) {
+        return memory;
+    }
+    Piece *piece = add_piece(task, source, low, high, false);
+    if (piece == NULL ||
+        source_make(source, low, high, false, &piece->memory) < 0) {
+        return NULL;
+    }
+    return &piece->memory;
+}
+
+/* ---- Arrays ------------------------------------------------------------- */
+
+/* A copy of the bytes, for one task; those that it can't write to serve all. */
+static int
+copy_bytes(State *state, const View *view, Memory *memory)
+{
+    Memory bytes = {0};
+    if (memory_of(state, view->source, &bytes) < 0) {
+        return -1;
+    }
+    if (!(view->layout.flags & LAYOUT_WRITEABLE)) {
+        *memory = bytes;
+        return 0;
+    }
+    int result = memory_allocate(0, bytes.high, memory);
+    if (result == 0) {
+        memcpy(memory->data, bytes.data, (size_t)bytes.high);
+    }
+    memory_clear(&bytes);
+    return result;
+}
+
+/* New reference: the array, NULL with an exception. */
+static PyObject *
+make_array(Task *task, const Pending *pending)
+{
+    State *state = task->state;
+    const View *view = &pending->view;
+    Memory copy = {0};
+    const Memory *memory = &copy;
+    if (pending->pickle != NULL) {
+        return core_call(state->pickle_loads, pending->pickle);
+    }
+    if (Py_TYPE(view->source) == state->source_type) {
+        memory =
+            take_memory(state, (Source *)view->source, view->low, view->high);
+    } else if (copy_bytes(state, view, &copy) < 0) {
+        memory = NULL;
+    }
+    PyObject *array = memory != NULL ? view_build(state, view, memory) : NULL;
+    memory_clear(&copy);
+    if (array != NULL && pending->finish != NULL) {
+        core_set(&array, PyObject_CallFunctionObjArgs(
+                             PyTuple_GetItem(pending->finish, 0), array,
+                             PyTuple_GetItem(pending->finish, 1), NULL));
+    }
+    return array;
+}
+
+static int
+make_arrays(Task *task)
+{
+    for (size_t i = 0; i < task->item_count; i++) {
+        task->items[i].array = make_array(task, task->items[i].pending);
+        if (task->items[i].array == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* ---- Containers --------------------------------------------------------- */
+
+static PyObject *replace(Task *task, PyObject *object);
+
+static PyObject *
+copy_list(Task *task, PyObject *list, Node *node)
+{
+    Py_ssize_t n = PyList_Size(list);
+    PyObject *copy = PyList_New(0);
+    /* Known before it is filled: it may hold itself. */
+    node->copy = Py_XNewRef(copy);
+    for (Py_ssize_t i = 0; copy != NULL && i < n; i++) {
+        PyObject *item = replace(task, PyList_GetItem(list, i));
+        if (item == NULL || PyList_Append(copy, item) < 0) {
+            Py_CLEAR(copy);
+        }
+        Py_XDECREF(item);
+    }
+    return copy;
+}
+
+static PyObject *
+copy_dict(Task *task, PyObject *dict, Node *node)
+{
+    PyObject *copy = PyDict_New();
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    node->copy = Py_XNewRef(copy);
+    while (copy != NULL && PyDict_Next(dict, &position, &key, &value)) {
+        PyObject *item = replace(task, value);
+        if (item == NULL || PyDict_SetItem(copy, key, item) < 0) {
+            Py_CLEAR(copy);
+        }
+        Py_XDECREF(item);
+    }
+    return copy;
+}
+
+static PyObject *
+copy_tuple(Task *task, PyObject *tuple, size_t place)
+{
+    Py_ssize_t n = PyTuple_Size(tuple);
+    PyObject *copy = PyTuple_New(n);
+    for (Py_ssize_t i = 0; copy != NULL && i < n; i++) {
+        PyObject *item = replace(task, PyTuple_GetItem(tuple, i));
+        if (item == NULL || PyTuple_SetItem(copy, i, item) < 0) {
+            Py_CLEAR(copy);
+        }
+    }
+    /* A tuple can hold itself only by way of a list or dict, which was copied
+     * just now and has met this tuple, and made it: that one is it, as in
+     * copy.deepcopy. */
+    if (copy != NULL && task->nodes[place].copy != NULL) {
+        core_set(&copy, Py_NewRef(task->nodes[place].copy));
+    }
+    if (copy != NULL && task->nodes[place].copy == NULL) {
+        task->nodes[place].copy = Py_NewRef(copy);
+    }
+    return copy;
+}
+
+/* New reference: `object` itself or what stands for it in this task. */
+static PyObject *
+replace(Task *task, PyObject *object)
+{
+    if (is_pending(task, object)) {
+        return Py_NewRef(task->items[*idmap_find(&task->places, object)].array);
+    }
+    if (!is_container(object)) {
+        return Py_NewRef(object);
+    }
+    size_t place = (size_t)*idmap_find(&task->places, object);
+    Node *node = &task->nodes[place];
+    if (!node->leads) {
+        return Py_NewRef(object);
+    }
+    if (node->copy != NULL) {
+        return Py_NewRef(node->copy);
+    }
+    if (Py_EnterRecursiveCall(" while copying the arguments of a task") != 0) {
+        return NULL;
+    }
+    PyObject *copy =
+        PyTuple_CheckExact(object)  ? copy_tuple(task, object, place)
+        : PyList_CheckExact(object) ? copy_list(task, object, node)
+                                    : copy_dict(task, object, node);
+    Py_LeaveRecursiveCall();
+    return copy;
+}
+
+static void
+clear_task(Task *task)
+{
+    for (size_t i = 0; i < task->node_count; i++) {
+        Py_XDECREF(task->nodes[i].copy);
+    }
+    for (size_t i = 0; i < task->item_count; i++) {
+        Py_XDECREF(task->items[i].array);
+    }
+    for (size_t i = 0; i < task->piece_count; i++) {
+        memory_clear(&task->pieces[i].memory);
+        Py_DECREF((PyObject *)task->pieces[i].source);
+    }
+    PyMem_Free(task->nodes);
+    PyMem_Free(task->items);
+    PyMem_Free(task->pieces);
+    idmap_clear(&task->places);
+}
+
+PyObject *
+take_call(PyObject *module, PyObject *args)
+{
+    State *state = PyModule_GetState(module);
+    PyObject *task_args, *task_kwargs, *result = NULL;
+    if (!PyArg_ParseTuple(args, "O!O!:take", &PyTuple_Type, &task_args,
+                          &PyDict_Type, &task_kwargs)) {
+        return NULL;
+    }
+    Task task = {.state = state};
+    if (find(&task, args) < 0) {
+        goto done;
+    }
+    if (task.item_count == 0) {
+        result = Py_NewRef(args);
+        goto done;
+    }
+    mark_nodes(&task);
+    threadlist_push(&state->tasks, &task.link);
+    if (make_pieces(&task) == 0 && make_arrays(&task) == 0) {
+        result = replace(&task, args);
+    }
+    threadlist_remove(&state->tasks, &task.link);
+done:
+    clear_task(&task);
+    return result;
+}

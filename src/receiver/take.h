@@ -1,0 +1,20 @@
+/* A task takes its arguments: what it writes there is its own. */
+#ifndef SAMEMAP_TAKE_H
+#define SAMEMAP_TAKE_H
+
+#include "receiver/source.h"
+
+/* samemap._core.take(args, kwargs): the same with an array for each Pending in
+ * them, in exact lists, tuples and dicts too, which are then new ones. One
+ * Pending becomes one array, one container one container, and what holds no
+ * Pending stays the object that it is. Views of one private mapping share
+ * memory as the sender's do. */
+PyObject *take_call(PyObject *module, PyObject *args);
+
+/* Borrowed: the memory for [low, high) of `source` in the task that this thread
+ * makes ready now; NULL with an exception, or without one when there is no such
+ * task. */
+const Memory *take_memory(State *state, Source *source, npy_intp low,
+                          npy_intp high);
+
+#endif

@@ -1,0 +1,176 @@
+/* Owns what belongs to a whole message that is being written: its number, what
+ * it keeps alive, and how far its pickler has come. */
+#include "sender/outgoing.h"
+
+#include "os/clock.h"
+#include "sender/scan.h"
+
+static Outgoing *
+of_link(ThreadLink *link)
+{
+    return link != NULL
+               ? (Outgoing *)(void *)((char *)link - offsetof(Outgoing, link))
+               : NULL;
+}
+
+Outgoing *
+outgoing_current(State *state)
+{
+    return of_link(threadlist_current(state->outgoing));
+}
+
+uint64_t
+outgoing_number(const Outgoing *message)
+{
+    /* The top bit keeps times apart from the counted numbers. */
+    return message != NULL ? message->number
+                           : (UINT64_C(1) << 63) | clock_milliseconds();
+}
+
+int
+outgoing_hold(State *state, PyObject *object)
+{
+    Outgoing *message = outgoing_current(state);
+    if (message == NULL || message->held == NULL) {
+        return 0;
+    }
+    return PyList_Append(message->held, object);
+}
+
+PyObject *
+outgoing_is_own(PyObject *module, PyObject *array)
+{
+    const Outgoing *message = outgoing_current(PyModule_GetState(module));
+    long own = 0;
+    if (message != NULL && message->phase == PHASE_TASKS) {
+        own = scan_is_shared(message, array) ? 2 : 1;
+    }
+    return PyLong_FromLong(own);
+}
+
+static PyObject *
+outgoing_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"held", NULL};
+    PyObject *held = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:Outgoing", names,
+                                     &held)) {
+        return NULL;
+    }
+    if (held != Py_None && !PyList_CheckExact(held)) {
+        PyErr_SetString(PyExc_TypeError, "held must be a list or None");
+        return NULL;
+    }
+    Outgoing *self = (Outgoing *)PyType_GenericAlloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    State *state = PyType_GetModuleState(type);
+    self->state = state;
+    self->number = ++state->message_count;
+    self->held = held == Py_None ? NULL : Py_NewRef(held);
+    threadlist_push(&state->outgoing, &self->link);
+    return (PyObject *)self;
+}
+
+static int
+outgoing_traverse(Outgoing *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->held);
+    return 0;
+}
+
+static int
+outgoing_clear(Outgoing *self)
+{
+    Py_CLEAR(self->held);
+    return 0;
+}
+
+static void
+outgoing_dealloc(Outgoing *self)
+{
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
+    PyObject_GC_UnTrack(self);
+    threadlist_remove(&self->state->outgoing, &self->link);
+    idmap_clear(&self->arguments);
+    outgoing_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+outgoing_objects(Outgoing *self, PyObject *args)
+{
+    PyObject *tasks, *types;
+    if (!PyArg_ParseTuple(args, "O!O:objects", &PyList_Type, &tasks, &types)) {
+        return NULL;
+    }
+    if (self->arguments.count > 0) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a message holds one batch of tasks");
+        return NULL;
+    }
+    PyObject *result = scan_tasks(self, tasks, types);
+    if (result != NULL) {
+        self->phase = PHASE_OBJECTS;
+    }
+    return result;
+}
+
+static PyObject *
+outgoing_tasks(Outgoing *self, PyObject *Py_UNUSED(ignored))
+{
+    self->phase = PHASE_TASKS;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+outgoing_close(Outgoing *self, PyObject *Py_UNUSED(ignored))
+{
+    threadlist_remove(&self->state->outgoing, &self->link);
+    idmap_clear(&self->arguments);
+    return PyLong_FromUnsignedLongLong(self->pending);
+}
+
+static PyMethodDef outgoing_methods[] = {
+    {"objects", (PyCFunction)outgoing_objects, METH_VARARGS,
+     "objects($self, tasks, types, /)\n--\n\n"
+     "Begin a batch: what is pickled now are the objects that its tasks "
+     "hold.\n\n"
+     "Parameters\n----------\n"
+     "tasks : list of (function, args, kwargs)\n"
+     "types : container of type\n"
+     "    Array types that the pickler has reducers for.\n\n"
+     "Returns\n-------\n"
+     "tuple of list\n"
+     "    The objects to be pickled first, and the types of other arrays."},
+    {"tasks", (PyCFunction)outgoing_tasks, METH_NOARGS,
+     "tasks($self, /)\n--\n\n"
+     "Go on to the tasks themselves, with the pickler of their objects."},
+    {"close", (PyCFunction)outgoing_close, METH_NOARGS,
+     "close($self, /)\n--\n\n"
+     "End the message; return how many arrays each task makes its own."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot outgoing_slots[] = {
+    {Py_tp_doc,
+     "Outgoing(held=None)\n--\n\n"
+     "The message that this thread writes, until it is closed.\n\n"
+     "What must outlive the message is appended to the list `held`."},
+    {Py_tp_new, outgoing_new},
+    {Py_tp_dealloc, outgoing_dealloc},
+    {Py_tp_traverse, outgoing_traverse},
+    {Py_tp_clear, outgoing_clear},
+    {Py_tp_methods, outgoing_methods},
+    {0, NULL},
+};
+
+PyType_Spec outgoing_spec = {
+    .name = "samemap._core.Outgoing",
+    .basicsize = sizeof(Outgoing),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = outgoing_slots,
+};

@@ -1,0 +1,59 @@
+/* A message while it is written: what belongs to it as a whole. */
+#ifndef SAMEMAP_OUTGOING_H
+#define SAMEMAP_OUTGOING_H
+
+#include "idmap.h"
+#include "state.h"
+#include "threadlist.h"
+
+extern PyType_Spec outgoing_spec;
+
+/* What the pickler of the message is at, and so whose an array will be. */
+typedef enum {
+    PHASE_WHOLE, /* one reader gets all of it: each array is that reader's own
+                  */
+    /* A batch of tasks. First what is an argument and neither an array nor a
+     * plain container: several tasks may get to an array in there, by ways that
+     * only the pickler sees. */
+    PHASE_OBJECTS,
+    /* Then the tasks with their lists, tuples and dicts. An array that is
+     * pickled now, and not remembered from before, is only reached by those. */
+    PHASE_TASKS,
+} Phase;
+
+typedef struct {
+    PyObject_HEAD
+    ThreadLink link;
+    State *state;
+    uint64_t number; /* never 0 */
+    PyObject *held;  /* list of what must outlive the message, or NULL */
+    Phase phase;     /* writer: outgoing.c */
+    IdMap arguments; /* what the tasks hold, see scan.h; writer: scan.c */
+    uint64_t
+        pending; /* arrays that each task makes its own; writer: reduce.c */
+} Outgoing;
+
+/* Borrowed: the message that this thread writes, or NULL. */
+Outgoing *outgoing_current(State *state);
+
+/* The number of `message`. Without one (NULL), a message is what is pickled
+ * within one millisecond. Never 0. */
+uint64_t outgoing_number(const Outgoing *message);
+
+/* The number is a time of day, not that of an Outgoing. */
+static inline bool
+outgoing_is_implicit(uint64_t number)
+{
+    return number >> 63;
+}
+
+/* Keeps `object` alive for as long as the sender of this thread's message wants
+ * (no-op without an Outgoing that holds): 0 or -1. */
+int outgoing_hold(State *state, PyObject *object);
+
+/* samemap._core.is_own(array): how this thread's message has it, for reducers
+ * in Python: 0 as it is; 1 for one task only; 2 an argument of several tasks.
+ */
+PyObject *outgoing_is_own(PyObject *module, PyObject *array);
+
+#endif

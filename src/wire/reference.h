@@ -1,0 +1,41 @@
+/* The first half of a message: which mapping of which file, and how to reach
+ * it.
+ *
+ *   attach(version, token, path, identity, offset, length, access, pid)
+ *
+ *   version   int: MESSAGE_VERSION of the sender
+ *   token     TOKEN_SIZE bytes: the mapping, the same in every process
+ *   path      bytes: what the reader opens
+ *   identity  bytes: which file that must be (wire/identity.h)
+ *   offset    int: bytes, of the mapping's start in the file; a multiple of a
+ * page length    int: bytes of the mapping, at least 1 access    int: how the
+ * sender maps it (mapping.h) pid       int: of the process that has the file
+ * open
+ */
+#ifndef SAMEMAP_REFERENCE_H
+#define SAMEMAP_REFERENCE_H
+
+#include "mapping.h"
+#include "os/fileid.h"
+#include "state.h"
+
+/* Raised by every change of what a message holds. */
+#define MESSAGE_VERSION 2
+
+typedef struct {
+    PyObject *py_token, *py_path; /* bytes */
+    FileId id;
+    uint64_t file_offset;
+    npy_intp length;
+    unsigned access;
+    long pid;
+} Reference;
+
+/* New reference: the reduction (attach, (...)), or NULL. */
+PyObject *reference_encode(State *state, const Reference *reference);
+
+/* Fills *reference, whose objects are borrowed from `args`: 0, or -1 with
+ * ValueError, TypeError or, for another version, MessageVersionError. */
+int reference_decode(State *state, PyObject *args, Reference *reference);
+
+#endif
