@@ -1,12 +1,12 @@
 """Real workers of both pools, and files to map."""
 
-import machine
 import numpy as np
 import pytest
 import samemap  # noqa: F401  (the import installs)
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from samemap import _core
+from support import machine
 
 
 @pytest.hookimpl(tryfirst=True)

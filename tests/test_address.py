@@ -8,13 +8,13 @@ import subprocess
 import sys
 import tempfile
 
-import machine
 import numpy as np
 import pytest
 import samemap
-from foreign import MAP_FIXED, array_at, libc, map_at
 from samemap import _core
-from scripts import mounted, run_script
+from support import machine
+from support.foreign import MAP_FIXED, array_at, libc, map_at
+from support.scripts import mounted, run_script
 
 PAGE = mmap.PAGESIZE
 
@@ -274,13 +274,12 @@ def test_overlay(tmp_path, source_name):
     """On overlayfs `stat` tells other devices than the map table."""
     source = """
         import os, sys
-        sys.path.insert(0, sys.argv[1])
         import numpy as np
         from samemap import _core
         from test_address import arrives
-        _core.set_map_table(sys.argv[3])
+        _core.set_map_table(sys.argv[2])
         for name, mode in [("lower", "r"), ("written", "r+"), ("new", "w+")]:
-            path = f"{sys.argv[2]}/merged/{name}"
+            path = f"{sys.argv[1]}/merged/{name}"
             array = np.memmap(path, np.int64, mode, shape=(1000,))
             if mode != "r":
                 array[:] = np.arange(1000)
@@ -293,9 +292,8 @@ def test_overlay(tmp_path, source_name):
     mounts += ["cp low/lower low/written"]
     options = "xino=off,lowerdir=low,upperdir=up/data,workdir=up/work"
     mounts += [f"mount -t overlay x -o {options} merged"]
-    here = os.path.dirname(__file__)
     prefix = mounted(" && ".join(mounts))
-    devices = run_script(source, here, tmp_path, source_name, prefix=prefix).split()
+    devices = run_script(source, tmp_path, source_name, prefix=prefix).split()
     assert len(devices) == 3
     assert len({*devices}) == 2
 

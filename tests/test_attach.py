@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import samemap
-from foreign import libc, map_at
 from samemap import _core
-from scripts import mounted, run_script
+from support.foreign import libc, map_at
+from support.scripts import mounted, run_script
 
 pytestmark = pytest.mark.needs_maps
 

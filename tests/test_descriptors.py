@@ -1,7 +1,7 @@
 """Descriptors are this process's own: no program that it starts inherits them."""
 
 import pytest
-from scripts import run_script
+from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_descriptors
 

@@ -6,14 +6,14 @@ import gc
 import mmap
 import os
 
-import machine
 import numpy as np
 import pytest
 import samemap
-from foreign import libc, map_at
 from joblib import Parallel, delayed
 from samemap import _core
-from scripts import mounted, run_script
+from support import machine
+from support.foreign import libc, map_at
+from support.scripts import mounted, run_script
 
 PAGE = mmap.PAGESIZE
 PROT_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
@@ -171,7 +171,7 @@ def test_same_inode_on_two_devices(tmp_path):
         sys.path.insert(0, sys.argv[1])
         from pathlib import Path
         import samemap
-        from foreign import map_at
+        from support.foreign import map_at
         from test_distrust import Owner
         paths = [Path(sys.argv[2], name, "file") for name in "ab"]
         for value, path in enumerate(paths, 1):
@@ -200,7 +200,7 @@ def test_descriptor_of_the_same_inode_on_another_device(tmp_path, source_name):
         sys.path.insert(0, sys.argv[1])
         from pathlib import Path
         import samemap
-        from foreign import array_at, map_at
+        from support.foreign import array_at, map_at
         from samemap import _core
         _core.set_map_table(sys.argv[3])
         paths = [Path(sys.argv[2], name, "file") for name in "ab"]
@@ -285,7 +285,7 @@ def test_closed_descriptor_of_a_file(tmp_path, asked):
         sys.path.insert(0, sys.argv[1])
         from pathlib import Path
         import samemap
-        from foreign import array_at, map_at
+        from support.foreign import array_at, map_at
 
         path = Path(sys.argv[2], "file")
         path.write_bytes(bytes([1]) * 4096)
@@ -386,7 +386,7 @@ def test_cut_and_copied(make_file):
         from pathlib import Path
         import numpy as np
         import samemap
-        from foreign import array_at, map_at
+        from support.foreign import array_at, map_at
         from samemap import _core
 
         def fails(function, *arguments):

@@ -1,9 +1,7 @@
 """A forked child: its parent's mappings, but a registry and a map table of its own."""
 
-import os
-
 import pytest
-from scripts import run_script
+from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_maps
 
@@ -101,9 +99,8 @@ def test_results(tmp_path):
 def test_results_on_a_file_that_is_gone(tmp_path):
     """The parent needs no way to the file: it has the map."""
     source = """
-        sys.path.insert(0, sys.argv[2])
         from pathlib import Path
-        from foreign import array_at, map_at
+        from support.foreign import array_at, map_at
         path = Path(sys.argv[1], "file")
         path.write_bytes(bytes(800))
         array = array_at(map_at(path, 800), 800)
@@ -116,8 +113,7 @@ def test_results_on_a_file_that_is_gone(tmp_path):
         owner, known = _core.attach(*pickle.loads(in_child(child)))
         assert owner is array.base
     """
-    here = os.path.dirname(__file__)
-    run_script(CHILD + source.replace("\n        ", "\n"), tmp_path, here)
+    run_script(CHILD + source.replace("\n        ", "\n"), tmp_path)
 
 
 def test_result_on_an_anonymous_map(tmp_path):

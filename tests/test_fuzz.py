@@ -1,18 +1,15 @@
 """The fuzzers with a fixed budget; run alone they go on as long as asked."""
 
-import os
-import textwrap
-
 import fuzz_layout
 import fuzz_message
 import fuzz_pickle
 import numpy as np
 import pytest
-from equality import fingerprint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joblib import Parallel, delayed
-from scripts import run_script
+from support.equality import fingerprint
+from support.scripts import run_script
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -87,8 +84,6 @@ def test_no_elements_are_no_work(tmp_path):
         attach, args = _core.Reducer().reduce(array)[1][0][0].__reduce__()
         print(_core.rebuild(attach(*args), layout, None, (None, b"")).size)
     """
-    here = os.path.dirname(__file__)
-    source = f"import sys; sys.path.insert(0, {here!r})\n" + textwrap.dedent(source)
     assert run_script(source, tmp_path / "file", timeout=30) == "0\n"
 
 

@@ -6,13 +6,13 @@ All arrays of a group travel in one call of `Parallel`; each test looks at one.
 from dataclasses import dataclass
 from typing import Any
 
-import machine
 import numpy as np
 import pytest
 import samemap
-from equality import differences, fingerprint, same_place
 from joblib import Parallel, delayed
-from layouts import FILES, OWNERS, PRIVATE, VIEWS, open_file, random_bytes, view
+from support import machine
+from support.equality import differences, fingerprint, same_place
+from support.layouts import FILES, OWNERS, PRIVATE, VIEWS, open_file, random_bytes, view
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*from broadcast_array:FutureWarning")
 

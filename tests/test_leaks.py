@@ -8,7 +8,7 @@ rounds.
 import os
 
 import pytest
-from scripts import run_script
+from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_maps  # to take stock
 

@@ -163,7 +163,7 @@ def test_lost_before_its_own_reduction(array):
 
 def test_unreachable_before_its_own_reduction(tmp_path):
     """Likewise one that has lost its name, without a descriptor to reach it by."""
-    from foreign import array_at, map_at
+    from support.foreign import array_at, map_at
 
     path = tmp_path / "data"
     path.write_bytes(bytes(8000))

@@ -1,7 +1,7 @@
 """Memory that runs out at every single allocation of reduce and rebuild."""
 
 import pytest
-from scripts import run_script
+from support.scripts import run_script
 
 _testcapi = pytest.importorskip("_testcapi")
 

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 
 import pytest
-from scripts import run_script
+from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_maps
 
