@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import samemap
-from samemap import _core
-from support.foreign import libc, map_at
+from support.foreign import Owner, libc, map_at
+from support.references import attach, elsewhere, reference
 from support.scripts import mounted, run_script
 
 pytestmark = pytest.mark.needs_maps
 
 PAGE = mmap.PAGESIZE
-NAMES = "token", "path", "identity", "offset", "length", "access", "pid"
 WRITABLE, PRIVATE = 1, 2
-NOBODY = 1 << 30  # no process has that number
 
 
 @pytest.fixture
@@ -32,22 +30,6 @@ def path(tmp_path):
 @pytest.fixture
 def array(path):
     return np.memmap(path, np.int64, "r+")
-
-
-def reference(array):
-    """The arguments of `attach` for an array, by name."""
-    face = _core.Reducer().reduce(array)[1][0]
-    backing = face[0] if isinstance(face, tuple) else face
-    return dict(zip(NAMES, backing.__reduce__()[1], strict=True))
-
-
-def attach(arguments, **others):
-    return _core.attach(*{**arguments, **others}.values())
-
-
-def elsewhere(arguments, **others):
-    """As a process does that has no such map, and a sender that is gone."""
-    return attach(arguments, **{"token": b"elsewhere.......", "pid": NOBODY, **others})
 
 
 @pytest.mark.parametrize(
@@ -217,8 +199,6 @@ def test_map_moved_since(array, path):
 
 def test_mapped_anew_since(path):
     """Another file at the address, after the pickling, isn't what was named."""
-    from test_distrust import Owner
-
     owner = Owner()
     address = map_at(path, PAGE)
     array = owner.array(address, PAGE)

@@ -20,8 +20,6 @@ from support.foreign import array_at, map_at
 NBYTES = 8192
 DATA = np.arange(NBYTES // 8, dtype=np.int64)
 
-pytestmark = pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
-
 
 def unlink(path):
     path.unlink()

@@ -41,7 +41,6 @@ def look(arrays):
     return [fingerprint(array) for array in arrays], arrays
 
 
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_layouts_in_workers(folder, backend):
     """A sample goes through real workers, and comes back."""
     fuzzers = [fuzz_layout.Fuzzer(folder / f"{backend}{i}", i) for i in range(20)]

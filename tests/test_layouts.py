@@ -140,3 +140,12 @@ def test_fingerprint_tells_arrays_apart(flat):
     ]
     found = [repr(fingerprint(array)) for array in unlike]
     assert len(set(found)) == len(unlike)
+
+
+def test_overflow(make_file):
+    """Strides that reach round the address space are refused."""
+    array = np.memmap(make_file("a", 1), np.uint8, "r")
+    for strides in [(1 << 62,), (-(1 << 62),)]:
+        around = np.lib.stride_tricks.as_strided(array, (5,), strides)
+        with pytest.raises(ValueError, match="overflow"):
+            samemap.explain(around)

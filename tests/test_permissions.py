@@ -1,14 +1,23 @@
-"""Files that may be read but not written, by a process that permissions bind."""
+"""What may be read but not written: by permission, by its map, or as it was given."""
 
+import fcntl
+import mmap
 import os
 import shutil
 import subprocess
 import tempfile
 
+import numpy as np
 import pytest
+import samemap
+from support.foreign import Owner, libc, map_at
+from support.references import token
 from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_maps
+
+PAGE = mmap.PAGESIZE
+PROT_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
 FRAME = """
 import os, sys
@@ -116,3 +125,72 @@ else:
     if found == "may not\n":
         pytest.skip("root without the capability to become another user")
     assert found == "forbidden\n"
+
+
+@pytest.mark.needs_maps
+def test_readonly_map_made_writable_behind(make_file):
+    """An mmap.mmap for reading stays so, whatever a library does to its pages."""
+    with make_file("a", 1).open("r+b") as file:
+        whole = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    array = np.frombuffer(whole, np.uint8)
+    assert libc.mprotect(array.ctypes.data, array.nbytes, PROT_WRITE) == 0
+    assert samemap.explain(array)["map_writable"] is False
+
+
+def readonly_exporter(path):
+    address = map_at(path, PAGE, prot=PROT_WRITE)
+    return Owner().array(address, PAGE, readonly=True)
+
+
+def readonly_memoryview(path):
+    with path.open("r+b") as file:
+        whole = mmap.mmap(file.fileno(), PAGE)
+    return np.frombuffer(memoryview(whole).toreadonly(), np.uint8)
+
+
+@pytest.mark.needs_maps
+@pytest.mark.parametrize("make", [readonly_exporter, readonly_memoryview])
+def test_given_read_only(make_file, make):
+    """Memory that was given read-only can't be made writable on arrival."""
+    array = make(make_file("a", 1))
+    assert samemap.explain(array)["map_writable"]
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        array.flags.writeable = True
+    here = samemap.dumps(array)
+    copy = samemap.loads(here)
+    assert np.shares_memory(copy, array)
+    elsewhere = samemap.loads(here.replace(token(array)[:8], b"elsewher"))
+    assert not np.shares_memory(elsewhere, array)
+    for each in (copy, elsewhere):
+        assert each.tolist() == array.tolist()
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            each.flags.writeable = True
+
+
+@pytest.mark.needs_descriptors
+@pytest.mark.skipif(not hasattr(fcntl, "F_ADD_SEALS"), reason="no seals")
+def test_sealed_memfd():
+    """What may not be mapped writable again goes by value, read-only."""
+    fd = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, PAGE)
+    array = np.frombuffer(mmap.mmap(fd, PAGE), np.uint8)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 0x0010)  # F_SEAL_FUTURE_WRITE
+    assert samemap.explain(array)["reason"] == "forbidden"
+    assert not samemap.loads(samemap.dumps(array)).flags.writeable
+    os.close(fd)
+
+
+@pytest.mark.needs_maps
+def test_anonymous_shared_memory():
+    """A copy of memory that others share is read-only: no write gets lost."""
+    flags = [
+        mmap.MAP_SHARED | mmap.MAP_ANONYMOUS,
+        mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+    ]
+    shared, private = (
+        np.frombuffer(mmap.mmap(-1, PAGE, flags=each), np.uint8) for each in flags
+    )
+    for array in (shared, private):
+        assert samemap.explain(array)["reason"] == "anonymous"
+    assert not samemap.loads(samemap.dumps(shared)).flags.writeable
+    assert samemap.loads(samemap.dumps(private)).flags.writeable
