@@ -5,6 +5,7 @@ the same binary has to pass on every CPython. joblib's own tests, which take as 
 all others, run once with every joblib.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -41,19 +42,35 @@ def requirement(package: str, version: str) -> str:
     return package if version == "newest" else f"{package}=={version}.*"
 
 
+def source_digest() -> str:
+    """Return a digest of the names and contents of all that a wheel is built of."""
+    trees = [path for tree in ("src", "python") for path in Path(tree).rglob("*")]
+    single = [Path("setup.py"), Path("pyproject.toml"), Path("MANIFEST.in")]
+    digest = hashlib.sha256()
+    for path in sorted(trees + single):
+        # What a build or a run leaves there is no source.
+        left = {"__pycache__"} & {*path.parts} or path.suffix == ".so"
+        if path.is_file() and not left and ".egg-info" not in str(path):
+            content = path.read_bytes()
+            digest.update(f"{path}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
 def built_wheel(session: nox.Session) -> Path:
-    """Build the wheel once a run of nox, with the interpreter that runs nox."""
+    """Build the wheel once for a state of the sources, with the Python of nox."""
     folder = Path(session.cache_dir, "wheel")
-    wheels = [*folder.glob("*.whl")]
-    newest = max(
-        p.stat().st_mtime for d in ("src", "python") for p in Path(d).iterdir()
-    )
-    if not wheels or wheels[0].stat().st_mtime < newest:
+    built_of = folder / "sources.sha256"
+    digest = source_digest()
+    if not built_of.exists() or built_of.read_text() != digest:
         shutil.rmtree(folder, ignore_errors=True)
+        # What setuptools left of an earlier build gets into the wheel: modules that
+        # are gone since, too.
+        shutil.rmtree("build", ignore_errors=True)
         command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "."]
         session.run(*command, "-w", str(folder), external=True)
-        wheels = [*folder.glob("*.whl")]
-    return wheels[0]
+        built_of.write_text(digest)
+    [wheel] = folder.glob("*.whl")
+    return wheel
 
 
 def run_tests(session: nox.Session, numpy: str, joblib: str, *tests: str) -> None:
