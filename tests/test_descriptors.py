@@ -25,13 +25,13 @@ def test_started_programs_inherit_none(tmp_path):
         mmap.mmap = Map
         import numpy as np
         import samemap
-        from samemap import _core
+        from support.references import ELSEWHERE, attach, reference
 
         folder = sys.argv[1]
         array = np.memmap(folder + "/kept", np.float64, "w+", shape=(100,))
-        attach, args = _core.Reducer().reduce(array)[1][0][0].__reduce__()
+        arguments = reference(array)
         del opened[:]
-        attached = attach(b"elsewhere.......", *args[1:])
+        attached = attach(arguments, token=ELSEWHERE)
         assert opened == [False]
         links = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
         # A map needs no descriptor where mmap.mmap can do without.

@@ -10,9 +10,7 @@ import os, pickle, sys
 import numpy as np
 import samemap
 from samemap import _core
-
-def backing(array):
-    return _core.Reducer().reduce(array)[1][0][0].__reduce__()[1]
+from support.references import elsewhere, reference, token
 
 def new(name):
     array = np.memmap(sys.argv[1] + name, np.int64, "w+", shape=(100,))
@@ -43,11 +41,11 @@ samemap.explain(inherited)  # fills the registry, opens the map table
 def test_tokens(tmp_path):
     """The child keeps the tokens of inherited maps and makes other new ones."""
     source = """
-        mine = backing(inherited)[0]
+        mine = token(inherited)
         def child():
-            return backing(inherited)[0], backing(new("/child"))[0]
+            return token(inherited), token(new("/child"))
         same, other = in_child(child)
-        again = backing(new("/parent"))[0]
+        again = token(new("/parent"))
         assert same == mine
         assert len({mine[:8], other[:8]}) == 2
         assert again[:8] == mine[:8] and again != mine
@@ -145,7 +143,7 @@ def test_threads_of_the_parent(tmp_path):
         thread = threading.Thread(target=write, daemon=True)
         thread.start()
         started.wait()
-        gone = b"elsewhere.......", b"/gone", *backing(inherited)[2:6], 1 << 30
+        arguments = reference(inherited)
         os.truncate(sys.argv[1] + "/inherited", 8)
         def child():
             # Threads of the child may get the parent's thread numbers.
@@ -156,7 +154,7 @@ def test_threads_of_the_parent(tmp_path):
                 except samemap.BackingTruncatedError:
                     found.append("writing")
                 try:
-                    _core.attach(*gone)
+                    elsewhere(arguments, path=b"/gone")
                 except samemap.BackingNotFoundError:
                     found.append("reading")
             threads = [threading.Thread(target=work) for _ in range(20)]

@@ -8,7 +8,7 @@ import pytest
 import samemap
 from samemap import _core
 from support.foreign import Owner, libc, map_at
-from support.references import token
+from support.references import backing, token
 from support.scripts import run_script
 
 PAGE = mmap.PAGESIZE
@@ -131,12 +131,12 @@ def test_resized_map(make_file):
 def test_memory_of_another_owner(make_file):
     """A message can't join a map with an owner that doesn't keep it."""
     array = np.memmap(make_file("a", 1), np.uint8, "r")
-    backing = _core.Reducer().reduce(array)[1][0][0]
+    named = backing(array)
     layout = b"\0\2\1\0\5\2"  # five items of one byte
-    assert _core.rebuild((array.base, backing), layout).tolist() == [1] * 5
+    assert _core.rebuild((array.base, named), layout).tolist() == [1] * 5
     for owner in (mmap.mmap(-1, PAGE), b"bytes", None):
         with pytest.raises(ValueError, match="owner"):
-            _core.rebuild((owner, backing), layout)
+            _core.rebuild((owner, named), layout)
 
 
 def test_copy_to_be_written_back(make_file):

@@ -23,18 +23,10 @@ FRAME = """
 import os, sys
 import numpy as np
 import samemap
-from samemap import _core
+from support.references import backing, elsewhere, reference
 
 path = sys.argv[1] + "/data"
 np.arange(1000.0).tofile(path)
-
-def backing(array):
-    return _core.Reducer().reduce(array)[1][0][0]
-
-def elsewhere(backing):
-    # As a process does that has no such map, and a sender that is gone.
-    attach, (token, *args, pid) = backing.__reduce__()
-    return attach(b"elsewhere.......", *args, 1 << 30)
 """
 
 
@@ -64,7 +56,7 @@ os.chmod(path, 0o444)
 array = np.memmap(path, np.float64, {mode!r})
 array = array[::-1]
 assert samemap.explain(array)["by_reference"]
-other = elsewhere(backing(array))
+other = elsewhere(reference(array))
 if {mode!r} == "c":
     other[:8] = bytes([255] * 8)
     assert array[-1] == 0
@@ -89,15 +81,11 @@ def test_forbidden_while_pickling(run):
     """Between the view and its backing, and when it arrives: the typed error."""
     run("""
 array = np.memmap(path, np.float64, "r+")
-there, here = backing(array), backing(array)
-attach, (token, *args, pid) = there.__reduce__()
+arguments, here = reference(array), backing(array)
 os.chmod(path, 0o444)
-for function, arguments in [
-    (here.__reduce__, ()),
-    (attach, (b"elsewhere.......", *args, 1 << 30)),
-]:
+for function in (here.__reduce__, lambda: elsewhere(arguments)):
     try:
-        function(*arguments)
+        function()
     except samemap.BackingPermissionError as error:
         assert error.path == path, error
         assert error.errno == 13, error.errno

@@ -8,6 +8,7 @@ from samemap import _core
 
 NAMES = "token", "path", "identity", "offset", "length", "access", "pid"
 ELSEWHERE = b"elsewhere......."
+WRITABLE, PRIVATE = 1, 2  # what access is made of
 NOBODY = 1 << 30  # no process has that number
 
 
