@@ -19,6 +19,8 @@ NUMPYS = ["1.26", "newest"]
 JOBLIBS = ["1.3", "1.4", "1.5", "newest"]
 CORNERS = [("3.11", "1.26", "1.3"), ("3.13", "newest", "newest")]
 JOBLIB_SUITE = "tests/test_joblib_suite.py"
+# About the wheel alone, whatever it is installed beside.
+PACKAGE = "tests/test_package.py"
 
 # No wheels of NumPy 1.26 are there for later ones.
 NUMPY_1_PYTHONS = {"3.11", "3.12"}
@@ -74,12 +76,15 @@ def built_wheel(session: nox.Session) -> Path:
 
 
 def run_tests(session: nox.Session, numpy: str, joblib: str, *tests: str) -> None:
-    """Install this combination and run these tests, or all but joblib's own."""
+    """Install this combination and run these tests, long ones too.
+
+    By default all but joblib's own and those of the package.
+    """
     versions = [requirement("numpy", numpy), requirement("joblib", joblib)]
     session.install(*TOOLS, *versions, str(built_wheel(session)))
     session.run("pip", "check")
-    arguments = tests or ("--ignore", JOBLIB_SUITE)
-    session.run("python", "-m", "pytest", "-q", *arguments, *session.posargs)
+    arguments = tests or ("--ignore", JOBLIB_SUITE, "--ignore", PACKAGE)
+    session.run("python", "-m", "pytest", "-q", "-m", "", *arguments, *session.posargs)
 
 
 @nox.session(python=PYTHONS)
