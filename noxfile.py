@@ -5,6 +5,7 @@ the same binary has to pass on every CPython. joblib's own tests, which take as 
 all others, run once with every joblib.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ NUMPYS = ["1.26", "newest"]
 JOBLIBS = ["1.3", "1.4", "1.5", "newest"]
 CORNERS = [("3.11", "1.26", "1.3"), ("3.13", "newest", "newest")]
 JOBLIB_SUITE = "tests/test_joblib_suite.py"
+# About the wheel alone, whatever it is installed beside.
+PACKAGE = "tests/test_package.py"
 
 # No wheels of NumPy 1.26 are there for later ones.
 NUMPY_1_PYTHONS = {"3.11", "3.12"}
@@ -41,28 +44,47 @@ def requirement(package: str, version: str) -> str:
     return package if version == "newest" else f"{package}=={version}.*"
 
 
+def source_digest() -> str:
+    """Return a digest of the names and contents of all that a wheel is built of."""
+    trees = [path for tree in ("src", "python") for path in Path(tree).rglob("*")]
+    single = [Path("setup.py"), Path("pyproject.toml"), Path("MANIFEST.in")]
+    digest = hashlib.sha256()
+    for path in sorted(trees + single):
+        # What a build or a run leaves there is no source.
+        left = {"__pycache__"} & {*path.parts} or path.suffix == ".so"
+        if path.is_file() and not left and ".egg-info" not in str(path):
+            content = path.read_bytes()
+            digest.update(f"{path}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
 def built_wheel(session: nox.Session) -> Path:
-    """Build the wheel once a run of nox, with the interpreter that runs nox."""
+    """Build the wheel once for a state of the sources, with the Python of nox."""
     folder = Path(session.cache_dir, "wheel")
-    wheels = [*folder.glob("*.whl")]
-    newest = max(
-        p.stat().st_mtime for d in ("src", "python") for p in Path(d).iterdir()
-    )
-    if not wheels or wheels[0].stat().st_mtime < newest:
+    built_of = folder / "sources.sha256"
+    digest = source_digest()
+    if not built_of.exists() or built_of.read_text() != digest:
         shutil.rmtree(folder, ignore_errors=True)
+        # What setuptools left of an earlier build gets into the wheel: modules that
+        # are gone since, too.
+        shutil.rmtree("build", ignore_errors=True)
         command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "."]
         session.run(*command, "-w", str(folder), external=True)
-        wheels = [*folder.glob("*.whl")]
-    return wheels[0]
+        built_of.write_text(digest)
+    [wheel] = folder.glob("*.whl")
+    return wheel
 
 
 def run_tests(session: nox.Session, numpy: str, joblib: str, *tests: str) -> None:
-    """Install this combination and run these tests, or all but joblib's own."""
+    """Install this combination and run these tests, long ones too.
+
+    By default all but joblib's own and those of the package.
+    """
     versions = [requirement("numpy", numpy), requirement("joblib", joblib)]
     session.install(*TOOLS, *versions, str(built_wheel(session)))
     session.run("pip", "check")
-    arguments = tests or ("--ignore", JOBLIB_SUITE)
-    session.run("python", "-m", "pytest", "-q", *arguments, *session.posargs)
+    arguments = tests or ("--ignore", JOBLIB_SUITE, "--ignore", PACKAGE)
+    session.run("python", "-m", "pytest", "-q", "-m", "", *arguments, *session.posargs)
 
 
 @nox.session(python=PYTHONS)

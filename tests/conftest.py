@@ -1,12 +1,14 @@
 """Real workers of both pools, and files to map."""
 
-import machine
+import mmap
+
 import numpy as np
 import pytest
 import samemap  # noqa: F401  (the import installs)
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from samemap import _core
+from support import machine
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,6 +43,19 @@ def send(backend):
     return send
 
 
+@pytest.fixture(
+    params=[
+        pytest.param("ioctl", marks=pytest.mark.needs_procmap_query),
+        pytest.param("text", marks=pytest.mark.needs_maps),
+    ]
+)
+def map_table(request):
+    """The ways to ask which file is mapped; a script sets its own by this name."""
+    _core.set_map_table(request.param)
+    yield request.param
+    _core.set_map_table("auto")
+
+
 @pytest.fixture(params=["auto", "entries"])
 def pagemap(request):
     """The ways to learn which pages are modified: Linux 6.7's, and the older."""
@@ -59,6 +74,18 @@ def raw_file(tmp_path):
         return path
 
     return raw_file
+
+
+@pytest.fixture
+def make_file(tmp_path):
+    """Return a function that makes a file of one byte, repeated, by default 4 pages."""
+
+    def make_file(name, value, nbytes=4 * mmap.PAGESIZE):
+        path = tmp_path / name
+        path.write_bytes(bytes([value]) * nbytes)
+        return path
+
+    return make_file
 
 
 @pytest.fixture

@@ -8,38 +8,15 @@ import subprocess
 import sys
 import tempfile
 
-import machine
 import numpy as np
 import pytest
 import samemap
-from foreign import MAP_FIXED, array_at, libc, map_at
 from samemap import _core
-from scripts import mounted, run_script
+from support import machine
+from support.foreign import MAP_FIXED, Owner, array_at, libc, map_at
+from support.scripts import mounted, run_script
 
 PAGE = mmap.PAGESIZE
-
-
-def has_ioctl():
-    _core.set_map_table("ioctl")
-    try:
-        told = samemap.explain(np.frombuffer(mmap.mmap(-1, PAGE), np.uint8))
-        return told["reason"] == "anonymous"
-    finally:
-        _core.set_map_table("auto")
-
-
-@pytest.fixture(
-    params=[
-        pytest.param("ioctl", marks=pytest.mark.needs_maps),
-        pytest.param("text", marks=pytest.mark.needs_maps),
-    ]
-)
-def source(request):
-    if request.param == "ioctl" and not has_ioctl():
-        pytest.skip("this kernel has no PROCMAP_QUERY")
-    _core.set_map_table(request.param)
-    yield request.param
-    _core.set_map_table("auto")
 
 
 @pytest.fixture
@@ -68,7 +45,7 @@ def arrives(array):
     assert done.stdout == array.tobytes()
 
 
-def test_owners(source, path):
+def test_owners(map_table, path):
     """np.memmap, mmap.mmap, a memoryview, as_strided and ctypes memory."""
     with path.open("r+b") as file:
         whole = mmap.mmap(file.fileno(), 0)
@@ -85,7 +62,7 @@ def test_owners(source, path):
         arrives(array)
 
 
-def test_offset_and_tail(source, path):
+def test_offset_and_tail(map_table, path):
     """A map from the middle of the file to a page that the file fills partly."""
     os.truncate(path, 7 * PAGE + 104)
     array = array_at(map_at(path, 4 * PAGE, 4 * PAGE), 3 * PAGE + 104)
@@ -94,7 +71,7 @@ def test_offset_and_tail(source, path):
     arrives(array)
 
 
-def test_several_entries(source, path):
+def test_several_entries(map_table, path):
     """One mapping that mprotect has cut in three: still one range, read-only."""
     address = map_at(path, 6 * PAGE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     libc.mprotect(address + 2 * PAGE, PAGE, mmap.PROT_READ)
@@ -105,7 +82,7 @@ def test_several_entries(source, path):
 
 
 @pytest.mark.parametrize("second", ["elsewhere", "other file", "private", "anonymous"])
-def test_range_that_leaves_the_file(source, path, second):
+def test_range_that_leaves_the_file(map_table, path, second):
     """Neighbours that don't continue the file: by value, with the right bytes."""
     address = map_at(path, 4 * PAGE)
     if second == "elsewhere":
@@ -127,7 +104,7 @@ def test_range_that_leaves_the_file(source, path, second):
 
 
 @pytest.mark.parametrize("pages", [slice(0, 1), slice(1, 2), slice(0, 4)])
-def test_unreadable_pages(source, path, pages):
+def test_unreadable_pages(map_table, path, pages):
     """Memory that may not be read here is not given to others to read."""
     address = map_at(path, 4 * PAGE)
     start = address + pages.start * PAGE
@@ -138,7 +115,7 @@ def test_unreadable_pages(source, path, pages):
         samemap.dumps(array)
 
 
-def test_many_entries(source, tmp_path):
+def test_many_entries(map_table, tmp_path):
     """A map of a thousand entries, in a table of more than 64 kB."""
     pages = 1000
     path = tmp_path / "many"
@@ -155,7 +132,7 @@ def test_many_entries(source, tmp_path):
     libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(pages * PAGE))
 
 
-def test_memory_of_nobody(source, path):
+def test_memory_of_nobody(map_table, path):
     """A memoryview made in C has no object behind it."""
     view = ctypes.pythonapi.PyMemoryView_FromMemory
     view.restype = ctypes.py_object
@@ -167,7 +144,7 @@ def test_memory_of_nobody(source, path):
     assert np.shares_memory(samemap.loads(samemap.dumps(array)), array)
 
 
-def test_mapped_anew(source, path):
+def test_mapped_anew(map_table, path):
     """The memory of an unknown owner that shows another file now."""
     other = path.with_name("other")
     np.full(PAGE // 8, 7, np.int64).tofile(other)
@@ -191,7 +168,7 @@ def test_mapped_anew(source, path):
         ),
     ],
 )
-def test_mapped_anew_otherwise(source, path, change, told):
+def test_mapped_anew_otherwise(map_table, path, change, told):
     """Or the same file in another way: as it is mapped now, so it is sent."""
     address = map_at(path, PAGE)
     array = array_at(address, PAGE)
@@ -212,7 +189,7 @@ def test_mapped_anew_otherwise(source, path, change, told):
 @pytest.mark.parametrize(
     "unlinked", [False, pytest.param(True, marks=pytest.mark.needs_descriptors)]
 )
-def test_odd_names(source, tmp_path, name, unlinked):
+def test_odd_names(map_table, tmp_path, name, unlinked):
     """The table shows names as bytes, and not all of them as they are."""
     path = os.path.join(os.fsencode(tmp_path), name)
     with open(path, "w+b") as file:
@@ -223,7 +200,7 @@ def test_odd_names(source, tmp_path, name, unlinked):
     if unlinked:
         os.unlink(path)
         assert samemap.explain(array)["route"] == "descriptor"
-    elif source == "text" and rb"\012" in name:
+    elif map_table == "text" and rb"\012" in name:
         if not machine.DESCRIPTORS:
             pytest.skip("the name alone doesn't lead to the file")
     else:
@@ -232,7 +209,7 @@ def test_odd_names(source, tmp_path, name, unlinked):
 
 
 @pytest.mark.needs_descriptors
-def test_deleted_name_taken_by_another(source, tmp_path):
+def test_deleted_name_taken_by_another(map_table, tmp_path):
     """ "x" unlinked and a real file named "x (deleted)" are not confused."""
     path = tmp_path / "x"
     array = np.memmap(path, np.uint8, "w+", shape=(100,))
@@ -243,7 +220,7 @@ def test_deleted_name_taken_by_another(source, tmp_path):
 
 
 @pytest.mark.needs_descriptors
-def test_path_too_long(source, tmp_path, monkeypatch):
+def test_path_too_long(map_table, tmp_path, monkeypatch):
     """A file deeper than any path can tell is reached through a descriptor."""
     monkeypatch.chdir(tmp_path)
     for _ in range(20):
@@ -257,7 +234,7 @@ def test_path_too_long(source, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / ("x" * 240))
 
 
-def test_partly_inaccessible(source, path):
+def test_partly_inaccessible(map_table, path):
     """What is copied of a map that others share is read-only in this case, too."""
     array = np.memmap(path, np.int64, "r+")
     assert libc.mprotect(array.ctypes.data + 7 * PAGE, PAGE, 0) == 0
@@ -268,19 +245,16 @@ def test_partly_inaccessible(source, path):
     assert not copy.flags.writeable
 
 
-@pytest.mark.needs_maps
-@pytest.mark.parametrize("source_name", ["ioctl", "text"])
-def test_overlay(tmp_path, source_name):
+def test_overlay(map_table, tmp_path):
     """On overlayfs `stat` tells other devices than the map table."""
     source = """
         import os, sys
-        sys.path.insert(0, sys.argv[1])
         import numpy as np
         from samemap import _core
         from test_address import arrives
-        _core.set_map_table(sys.argv[3])
+        _core.set_map_table(sys.argv[2])
         for name, mode in [("lower", "r"), ("written", "r+"), ("new", "w+")]:
-            path = f"{sys.argv[2]}/merged/{name}"
+            path = f"{sys.argv[1]}/merged/{name}"
             array = np.memmap(path, np.int64, mode, shape=(1000,))
             if mode != "r":
                 array[:] = np.arange(1000)
@@ -293,9 +267,8 @@ def test_overlay(tmp_path, source_name):
     mounts += ["cp low/lower low/written"]
     options = "xino=off,lowerdir=low,upperdir=up/data,workdir=up/work"
     mounts += [f"mount -t overlay x -o {options} merged"]
-    here = os.path.dirname(__file__)
     prefix = mounted(" && ".join(mounts))
-    devices = run_script(source, here, tmp_path, source_name, prefix=prefix).split()
+    devices = run_script(source, tmp_path, map_table, prefix=prefix).split()
     assert len(devices) == 3
     assert len({*devices}) == 2
 
@@ -365,7 +338,7 @@ def test_no_descriptor_for_the_table(path):
 
 @pytest.mark.needs_pagemap
 @pytest.mark.parametrize("pages", [slice(0, 1), slice(3, 5), slice(0, 8)])
-def test_private_pages(source, path, pages, pagemap):
+def test_private_pages(map_table, path, pages, pagemap):
     """Modified pages travel, unmodified ones are read from the file there."""
     array = np.memmap(path, np.int64, "c").reshape(8, -1)
     array[pages] += 1000
@@ -395,3 +368,51 @@ def test_unknown_pagemap():
     """The switch takes no other names."""
     with pytest.raises(ValueError, match="'entries', not 'text'"):
         _core.set_pagemap("text")
+
+
+def test_same_inode_on_two_devices(tmp_path):
+    """Small inode numbers are those of many file systems."""
+    source = """
+        import mmap, os, sys
+        from pathlib import Path
+        import samemap
+        from support.foreign import map_at
+        from support.foreign import Owner
+        paths = [Path(sys.argv[1], name, "file") for name in "ab"]
+        for value, path in enumerate(paths, 1):
+            path.write_bytes(bytes([value]) * 4096)
+        assert paths[0].stat().st_ino == paths[1].stat().st_ino
+        owner = Owner()
+        address = map_at(paths[0], 4096)
+        samemap.dumps(owner.array(address, 4096))
+        map_at(paths[1], 4096, address=address)
+        print(samemap.loads(samemap.dumps(owner.array(address, 4096)))[0])
+    """
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    mounts = " && ".join(f"mount -t tmpfs x {tmp_path / name}" for name in "ab")
+    found = run_script(source, tmp_path, prefix=mounted(mounts))
+    assert found == "2\n"
+
+
+def test_system_v_segment_is_no_memfd():
+    """Their inode numbers, on one device of the kernel's, may be the same."""
+    segment = libc.shmget(0, 2 * PAGE, 0o600)
+    libc.shmat.restype = ctypes.c_void_p
+    address = libc.shmat(segment, None, 0)
+    libc.shmctl(segment, 0, None)  # IPC_RMID: gone with the process
+    array = Owner().array(address, 2 * PAGE)
+    array[:] = 5
+    assert "path" not in samemap.explain(array)
+    copy = samemap.loads(samemap.dumps(array))
+    assert copy.tolist() == array.tolist()
+
+
+@pytest.mark.needs_maps
+def test_beyond_the_end_of_the_file(make_file):
+    """The rest of the last page is memory of nobody's: it goes by value."""
+    path = make_file("a", 1, 100)
+    array = Owner().array(map_at(path, 100), 128)
+    assert samemap.explain(array)["reason"] == "outside"
+    copy = samemap.loads(samemap.dumps(array))
+    assert copy.tolist() == [1] * 100 + [0] * 28

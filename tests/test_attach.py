@@ -10,16 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import samemap
-from foreign import libc, map_at
-from samemap import _core
-from scripts import mounted, run_script
+from support.foreign import Owner, libc, map_at
+from support.references import PRIVATE, WRITABLE, attach, elsewhere, reference
+from support.scripts import mounted, run_script
 
 pytestmark = pytest.mark.needs_maps
 
 PAGE = mmap.PAGESIZE
-NAMES = "token", "path", "identity", "offset", "length", "access", "pid"
-WRITABLE, PRIVATE = 1, 2
-NOBODY = 1 << 30  # no process has that number
 
 
 @pytest.fixture
@@ -32,22 +29,6 @@ def path(tmp_path):
 @pytest.fixture
 def array(path):
     return np.memmap(path, np.int64, "r+")
-
-
-def reference(array):
-    """The arguments of `attach` for an array, by name."""
-    face = _core.Reducer().reduce(array)[1][0]
-    backing = face[0] if isinstance(face, tuple) else face
-    return dict(zip(NAMES, backing.__reduce__()[1], strict=True))
-
-
-def attach(arguments, **others):
-    return _core.attach(*{**arguments, **others}.values())
-
-
-def elsewhere(arguments, **others):
-    """As a process does that has no such map, and a sender that is gone."""
-    return attach(arguments, **{"token": b"elsewhere.......", "pid": NOBODY, **others})
 
 
 @pytest.mark.parametrize(
@@ -178,14 +159,14 @@ def test_read_only_file_system(tmp_path):
         import os, subprocess, sys
         import numpy as np
         import samemap
-        from samemap import _core
+        from support.references import attach, reference
         path = sys.argv[1] + "/data"
         array = np.memmap(path, np.float64, "w+", shape=(100,))
-        attach, args = _core.Reducer().reduce(array)[1][0][0].__reduce__()
+        arguments = reference(array)
         del array
         subprocess.run(["mount", "-o", "remount,ro", sys.argv[1]], check=True)
         try:
-            attach(*args)
+            attach(arguments)
         except samemap.BackingPermissionError as error:
             print(error.errno == 30, error.path == path)
     """
@@ -217,8 +198,6 @@ def test_map_moved_since(array, path):
 
 def test_mapped_anew_since(path):
     """Another file at the address, after the pickling, isn't what was named."""
-    from test_distrust import Owner
-
     owner = Owner()
     address = map_at(path, PAGE)
     array = owner.array(address, PAGE)
@@ -263,11 +242,11 @@ mmap.mmap = Map
 import numpy as np
 import samemap
 from samemap import _core
+from support.references import elsewhere, reference
 
 path = Path(sys.argv[1])
 array = np.memmap(path, np.float64, "w+", shape=(10_000,))
-attach, args = _core.Reducer().reduce(array)[1][0][0].__reduce__()
-args = b"elsewhere.......", *args[1:6], 1 << 30
+arguments = reference(array)
 """
 
 
@@ -276,7 +255,7 @@ def test_truncated_meanwhile(tmp_path):
     source = """
 meanwhile = lambda: os.truncate(path, 100)
 try:
-    attach(*args)
+    elsewhere(arguments)
 except samemap.BackingTruncatedError as error:
     print(error.expected, error.found, error.path == str(path), sep=", ")
 """
@@ -288,8 +267,8 @@ def test_mapped_meanwhile(tmp_path):
     """Two threads that read the same message at once get the same map."""
     source = """
 found = []
-meanwhile = lambda: found.append(attach(*args))
-found.append(attach(*args))
+meanwhile = lambda: found.append(elsewhere(arguments))
+found.append(elsewhere(arguments))
 first, second = found
 print(first is second, _core.known())
 """

@@ -11,7 +11,8 @@ import joblib
 import numpy as np
 import pytest
 import samemap
-from samemap import _demo, _layouts
+from samemap._cli import demo as demo_command
+from samemap._cli import layouts
 
 BACKENDS = ["loky", "multiprocessing"]
 
@@ -139,9 +140,9 @@ with open(report, "a") as lines:
 )
 def test_demo_goes_on_after_a_crash(tmp_path, monkeypatch, death):
     """A half that dies or hangs is started again from the next case."""
-    monkeypatch.setattr(_demo, "START", KILLED_ONCE.replace("KILL", death))
-    monkeypatch.setattr(_demo, "TIMEOUT", 2)
-    rows = _demo._table("stock", tmp_path)
+    monkeypatch.setattr(demo_command, "START", KILLED_ONCE.replace("KILL", death))
+    monkeypatch.setattr(demo_command, "TIMEOUT", 2)
+    rows = demo_command._table("stock", tmp_path)
     assert [row["name"] for row in rows] == ["case 0", "case 1"]
     assert [row["outcome"] for row in rows] == ["crash of the caller", "same bytes"]
 
@@ -155,9 +156,9 @@ def test_demo_goes_on_after_a_crash(tmp_path, monkeypatch, death):
 )
 def test_demo_fails_with_its_half(tmp_path, monkeypatch, code, reason):
     """A half that can't do its work at all is an error, and not started for ever."""
-    monkeypatch.setattr(_demo, "START", code)
-    with pytest.raises(_demo.HalfError, match=reason):
-        _demo._table("samemap", tmp_path)
+    monkeypatch.setattr(demo_command, "START", code)
+    with pytest.raises(demo_command.HalfError, match=reason):
+        demo_command._table("samemap", tmp_path)
 
 
 # check
@@ -193,7 +194,7 @@ def test_check_npy(tmp_path, array):
     done = cli("check", path, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    count = sum(1 for _ in _layouts.views_of(np.load(path, mmap_mode="r")))
+    count = sum(1 for _ in layouts.views_of(np.load(path, mmap_mode="r")))
     assert done.stdout.count("same bytes\n") == 2 * count
     assert f"{2 * count} of {2 * count} arrived" in done.stdout
     assert all(f"\n{backend}, 2 workers\n" in done.stdout for backend in BACKENDS)
@@ -256,10 +257,10 @@ def test_check_finds_other_bytes(tmp_path):
         """
         import sys
         import samemap
-        from samemap import _check
-        from samemap.__main__ import main
+        from samemap._cli import check
+        from samemap._cli.main import main
 
-        _check.enabled = samemap.disabled
+        check.enabled = samemap.disabled
         sys.exit(main(["check", sys.argv[1], "--backend", "loky"]))
         """,
     )
@@ -345,17 +346,17 @@ def test_check_refuses_the_unreadable(bad_files):
 
 def layouts_of(shape, order):
     items = np.arange(np.prod(shape), dtype="<u4")
-    return list(_layouts.views_of(items.reshape(shape, order=order)))
+    return list(layouts.views_of(items.reshape(shape, order=order)))
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("shape", [(90,), (6, 15), (3, 30), (3, 5, 4), (2, 2, 5, 4)])
 def test_blocks_cover_all(monkeypatch, shape, order):
     """Under the limit, the blocks hold every item exactly once."""
-    monkeypatch.setattr(_layouts, "BLOCK_NBYTES", 28)
+    monkeypatch.setattr(layouts, "BLOCK_NBYTES", 28)
     for name, view in layouts_of(shape, order):
-        axes = _layouts.reading_order(view)
-        blocks = list(_layouts._blocks(view, axes, view.nbytes))
+        axes = layouts.reading_order(view)
+        blocks = list(layouts._blocks(view, axes, view.nbytes))
         items = np.concatenate([block.ravel() for block in blocks])
         assert sorted(items) == sorted(view.ravel()), name
         assert max(block.nbytes for block in blocks) <= 28, name
@@ -368,8 +369,8 @@ def test_samples_are_bounded(shape, order):
     for name, view in layouts_of(shape, order):
         if view.nbytes <= 400:
             continue
-        axes = _layouts.reading_order(view)
-        blocks = list(_layouts._blocks(view, axes, 400))
+        axes = layouts.reading_order(view)
+        blocks = list(layouts._blocks(view, axes, 400))
         items = np.concatenate([block.ravel() for block in blocks])
         assert view.flat[0] in items, name
         assert view.flat[-1] in items, name
@@ -381,7 +382,7 @@ def test_digest_sees_padding():
     record = np.dtype([("id", "u1"), ("x", "f8")], align=True)
     one, two = np.zeros(3, record), np.zeros(3, record)
     two.view("u1")[3] = 1
-    digests = {_layouts.digest(array, (0,), 1000) for array in (one, two)}
+    digests = {layouts.digest(array, (0,), 1000) for array in (one, two)}
     assert len(digests) == 2
 
 

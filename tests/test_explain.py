@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 import samemap
-from foreign import array_at, libc, map_at
 from joblib import Parallel, delayed
+from support.foreign import array_at, libc, map_at
 
 PROT_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
@@ -200,7 +200,6 @@ def test_strict_lets_memory_pass(path):
 
 
 @pytest.mark.needs_maps
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_strict_reaches_the_caller(path, backend):
     """From `Parallel` the error comes as itself, and the next call works."""
     array = anonymous(path)
@@ -215,7 +214,6 @@ def raise_with(make, path):
     raise ValueError(make(path))
 
 
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_strict_in_an_exception(path, backend):
     """Also when a worker's exception has the array."""
     with samemap.enabled(strict=True), pytest.raises(samemap.StrictError):

@@ -10,17 +10,15 @@ import mmap
 import os
 from pathlib import Path
 
-import machine
 import numpy as np
 import pytest
 import samemap
-from foreign import array_at, map_at
 from joblib import Parallel, delayed
+from support import machine
+from support.foreign import array_at, map_at
 
 NBYTES = 8192
 DATA = np.arange(NBYTES // 8, dtype=np.int64)
-
-pytestmark = pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 
 
 def unlink(path):

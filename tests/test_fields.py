@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import samemap
 from joblib import Parallel, delayed
+from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_maps
-
-BACKENDS = ["loky", "multiprocessing"]
 
 
 def look(array, path):
@@ -48,11 +47,6 @@ def arrives(backend, array, path, message_nbytes=1000):
     np.testing.assert_array_equal(values, np.array(array))
     assert mapped
     assert kind is type(array)
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    return request.param
 
 
 @pytest.mark.parametrize(
@@ -332,3 +326,21 @@ def test_nothing_of_numpys_asks_the_system(monkeypatch):
         assert set(os.listdir("/proc/self/fd")) == before
     finally:
         samemap._core.set_map_table("auto")
+
+
+@pytest.mark.needs_maps
+def test_recarray_is_one_class(make_file):
+    """NumPy loads numpy.rec late; the worker's class is that of the table."""
+    source = """
+        import sys
+        import numpy as np, samemap
+        from joblib import Parallel, delayed
+
+        def records(path):
+            return np.memmap(path, [("x", "u1")], "r").view(np.recarray)
+
+        if __name__ == "__main__":
+            [result] = Parallel(n_jobs=2)([delayed(records)(sys.argv[1])])
+            print(type(result) is np.recarray, samemap.explain(result)["by_reference"])
+    """
+    assert run_script(source, make_file("a", 1)) == "True True\n"

@@ -1,9 +1,7 @@
 """A forked child: its parent's mappings, but a registry and a map table of its own."""
 
-import os
-
 import pytest
-from scripts import run_script
+from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_maps
 
@@ -12,9 +10,7 @@ import os, pickle, sys
 import numpy as np
 import samemap
 from samemap import _core
-
-def backing(array):
-    return _core.Reducer().reduce(array)[1][0][0].__reduce__()[1]
+from support.references import elsewhere, reference, token
 
 def new(name):
     array = np.memmap(sys.argv[1] + name, np.int64, "w+", shape=(100,))
@@ -45,11 +41,11 @@ samemap.explain(inherited)  # fills the registry, opens the map table
 def test_tokens(tmp_path):
     """The child keeps the tokens of inherited maps and makes other new ones."""
     source = """
-        mine = backing(inherited)[0]
+        mine = token(inherited)
         def child():
-            return backing(inherited)[0], backing(new("/child"))[0]
+            return token(inherited), token(new("/child"))
         same, other = in_child(child)
-        again = backing(new("/parent"))[0]
+        again = token(new("/parent"))
         assert same == mine
         assert len({mine[:8], other[:8]}) == 2
         assert again[:8] == mine[:8] and again != mine
@@ -101,9 +97,8 @@ def test_results(tmp_path):
 def test_results_on_a_file_that_is_gone(tmp_path):
     """The parent needs no way to the file: it has the map."""
     source = """
-        sys.path.insert(0, sys.argv[2])
         from pathlib import Path
-        from foreign import array_at, map_at
+        from support.foreign import array_at, map_at
         path = Path(sys.argv[1], "file")
         path.write_bytes(bytes(800))
         array = array_at(map_at(path, 800), 800)
@@ -116,8 +111,7 @@ def test_results_on_a_file_that_is_gone(tmp_path):
         owner, known = _core.attach(*pickle.loads(in_child(child)))
         assert owner is array.base
     """
-    here = os.path.dirname(__file__)
-    run_script(CHILD + source.replace("\n        ", "\n"), tmp_path, here)
+    run_script(CHILD + source.replace("\n        ", "\n"), tmp_path)
 
 
 def test_result_on_an_anonymous_map(tmp_path):
@@ -149,7 +143,7 @@ def test_threads_of_the_parent(tmp_path):
         thread = threading.Thread(target=write, daemon=True)
         thread.start()
         started.wait()
-        gone = b"elsewhere.......", b"/gone", *backing(inherited)[2:6], 1 << 30
+        arguments = reference(inherited)
         os.truncate(sys.argv[1] + "/inherited", 8)
         def child():
             # Threads of the child may get the parent's thread numbers.
@@ -160,7 +154,7 @@ def test_threads_of_the_parent(tmp_path):
                 except samemap.BackingTruncatedError:
                     found.append("writing")
                 try:
-                    _core.attach(*gone)
+                    elsewhere(arguments, path=b"/gone")
                 except samemap.BackingNotFoundError:
                     found.append("reading")
             threads = [threading.Thread(target=work) for _ in range(20)]

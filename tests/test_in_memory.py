@@ -14,9 +14,9 @@ import joblib._memmapping_reducer
 import numpy as np
 import pytest
 import samemap
-from equality import differences, fingerprint
 from joblib import Parallel, delayed
 from joblib.pool import MemmappingPool
+from support.equality import differences, fingerprint
 
 
 @pytest.fixture

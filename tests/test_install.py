@@ -11,8 +11,6 @@ import pytest
 import samemap
 from joblib import Parallel, delayed
 
-BACKENDS = ["loky", "multiprocessing"]
-
 
 def strides(array):
     return array.strides
@@ -106,7 +104,6 @@ def test_twice_and_back():
     assert run(source) == "False"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_blocks(backend, array):
     """`disabled` is stock joblib for a block, `enabled` samemap, nested freely."""
     contiguous = np.ascontiguousarray(array).strides
@@ -151,7 +148,6 @@ def test_executor_is_reused(array):
 
 
 @pytest.mark.needs_maps
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_workers_that_start_workers(backend, array):
     """In a worker samemap is installed, and its own Parallel uses it."""
     results = Parallel(n_jobs=2, backend=backend)([delayed(nested)(array)] * 2)

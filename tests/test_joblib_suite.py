@@ -43,6 +43,7 @@ def run(module, folder):
         return None
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("module", ["test_memmapping", "test_parallel"])
 def test_joblib(module, tmp_path):

@@ -68,7 +68,6 @@ def start(source, folder, *arguments, prefix=(), **environment):
     )
 
 
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_killed_parent(backend, tmp_path):
     """Its workers end too, and leave no file in any folder for temporaries."""
     psutil = pytest.importorskip("psutil")
@@ -136,7 +135,6 @@ def in_small(folder, size):
     return prefix
 
 
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_full_disk(backend, tmp_path):
     """No room for joblib's dump: that error itself; mapped arrays need no room."""
     source = """
@@ -164,7 +162,6 @@ def test_full_disk(backend, tmp_path):
     assert output == "OSError 28\n1000000 1000000\n", errors
 
 
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_small_shared_memory(backend, tmp_path):
     """With hardly any /dev/shm all goes on, large arrays through a folder."""
     source = """

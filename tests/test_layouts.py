@@ -6,13 +6,13 @@ All arrays of a group travel in one call of `Parallel`; each test looks at one.
 from dataclasses import dataclass
 from typing import Any
 
-import machine
 import numpy as np
 import pytest
 import samemap
-from equality import differences, fingerprint, same_place
 from joblib import Parallel, delayed
-from layouts import FILES, OWNERS, PRIVATE, VIEWS, open_file, random_bytes, view
+from support import machine
+from support.equality import differences, fingerprint, same_place
+from support.layouts import FILES, OWNERS, PRIVATE, VIEWS, open_file, random_bytes, view
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*from broadcast_array:FutureWarning")
 
@@ -140,3 +140,12 @@ def test_fingerprint_tells_arrays_apart(flat):
     ]
     found = [repr(fingerprint(array)) for array in unlike]
     assert len(set(found)) == len(unlike)
+
+
+def test_overflow(make_file):
+    """Strides that reach round the address space are refused."""
+    array = np.memmap(make_file("a", 1), np.uint8, "r")
+    for strides in [(1 << 62,), (-(1 << 62),)]:
+        around = np.lib.stride_tricks.as_strided(array, (5,), strides)
+        with pytest.raises(ValueError, match="overflow"):
+            samemap.explain(around)

@@ -8,7 +8,7 @@ rounds.
 import os
 
 import pytest
-from scripts import run_script
+from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_maps  # to take stock
 
@@ -20,15 +20,13 @@ from pathlib import Path
 import numpy as np
 import samemap
 from samemap import _core
+from support.references import attach, elsewhere, reference
 
 rounds, folder = int(sys.argv[1]), Path(sys.argv[2])
 path = folder / "file"
 np.arange(2000.0).tofile(path)
 kept = np.memmap(path, np.float64, "r+")
-attach, args = _core.Reducer().reduce(kept)[1][0][0].__reduce__()
-nobody = 1 << 30  # no process has that number
-token, locator, identity, offset, length, access, pid = args
-foreign = b"elsewhere.......", locator, identity, offset, length, access, nobody
+arguments = reference(kept)
 
 def fails(function, *arguments):
     try:
@@ -85,7 +83,7 @@ BODIES = {
         samemap.explain(array)
     """,
     "attach and rebuild": """
-        face = attach(*foreign), "name", 0, "r"
+        face = elsewhere(arguments), "name", 0, "r"
         array = _core.rebuild(face, b"\\1\\x0c\\1\\0\\5\\x10")
         assert type(array) is np.memmap
     """,
@@ -122,20 +120,21 @@ BODIES = {
         fails(samemap.explain, array)
     """,
     "damaged": """
-        fails(_core.rebuild, attach(*foreign), b"\\1\\x0c\\1\\0\\xff\\xff\\7\\x10")
-        fails(_core.rebuild, attach(*foreign), b"", None, (1, 2, 3))
+        fails(_core.rebuild, elsewhere(arguments), b"\\1\\x0c\\1\\0\\xff\\xff\\7\\x10")
+        fails(_core.rebuild, elsewhere(arguments), b"", None, (1, 2, 3))
         fails(_core.rebuild, (kept.base, 1, 2), b"")
-        fails(attach, b"short", *foreign[1:])
-        fails(attach, foreign[0], b"/dev/zero", *foreign[2:])
-        fails(attach, foreign[0], b"/", *foreign[2:])
-        fails(attach, *foreign[:4], 1 << 40, access, nobody)
+        fails(lambda: elsewhere(arguments, token=b"short"))
+        fails(lambda: elsewhere(arguments, path=b"/dev/zero"))
+        fails(lambda: elsewhere(arguments, path=b"/"))
+        fails(lambda: elsewhere(arguments, length=1 << 40))
     """,
     "through the sender": """
-        attach(foreign[0], b"/gone", *foreign[2:6], os.getpid())
+        elsewhere(arguments, path=b"/gone", pid=os.getpid())
     """,
     "noted": """
         message = _core.incoming()
-        _core.rebuild(attach(foreign[0], b"/gone", *foreign[2:]), b"\\1\\x0c\\0\\0")
+        lost = elsewhere(arguments, path=b"/gone")
+        _core.rebuild(lost, b"\\1\\x0c\\0\\0")
         _core.refused(ValueError("x"), np.dtype("f8"), b"\\0\\xff\\1\\0\\5\\0")
         assert type(message.close()) is samemap.BackingNotFoundError
     """,
@@ -150,7 +149,7 @@ BODIES = {
         held = []
         message = _core.Outgoing(held=held)
         held.append(message)
-        _core.Reducer().reduce(kept)[1][0][0].__reduce__()
+        reference(kept)
         assert len(held) == 2
     """,
 }
@@ -171,16 +170,17 @@ def test_no_mapping_outlives_its_last_array(tmp_path):
         from pathlib import Path
         import numpy as np, samemap
         from samemap import _core
+        from support.references import ELSEWHERE, attach, reference
         maps = lambda: Path("/proc/self/maps").read_text().count(sys.argv[1])
         array = np.memmap(sys.argv[1], np.float64, "w+", shape=(1000,))
-        attach, args = _core.Reducer().reduce(array)[1][0][0].__reduce__()
-        args = b"elsewhere.......", *args[1:]
+        arguments = {**reference(array), "token": ELSEWHERE}
         del array
         assert maps() == 0
-        view = _core.rebuild(attach(*args), b"\\1\\x0c\\1\\0\\5\\x10")
+        layout = b"\\1\\x0c\\1\\0\\5\\x10"
+        view = _core.rebuild(attach(arguments), layout)
         other = view[::2]
         assert maps() == 1
-        assert _core.rebuild(attach(*args), b"\\1\\x0c\\1\\0\\5\\x10").base is view.base
+        assert _core.rebuild(attach(arguments), layout).base is view.base
         del view
         assert maps() == 1
         del other

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import samemap
 from samemap import _core
+from support.foreign import array_at, map_at
+from support.references import backing, elsewhere, reference
 
 pytestmark = pytest.mark.needs_maps
-
-NOBODY = 1 << 30  # no process has that number
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def array(tmp_path):
 @pytest.fixture
 def attach_gone(array):
     """Return a function that can't find the file of a message."""
-    attach, args = _core.Reducer().reduce(array)[1][0][0].__reduce__()
-    return lambda: attach(b"elsewhere.......", b"/gone", *args[2:6], NOBODY)
+    arguments = reference(array)
+    return lambda: elsewhere(arguments, path=b"/gone")
 
 
 def raised(error):
@@ -124,9 +124,9 @@ def test_map_is_held(array):
     """The map of each array of a message is held once."""
     held = []
     message = _core.Outgoing(held=held)
-    backings = [_core.Reducer().reduce(view)[1][0][0] for view in (array, array[::2])]
-    assert backings[0] is backings[1]
-    backings[0].__reduce__()
+    first, second = backing(array), backing(array[::2])
+    assert first is second
+    first.__reduce__()
     assert held == [array._mmap]
     del message
 
@@ -146,7 +146,7 @@ def test_held_by_its_own_thread(array):
     thread = threading.Thread(target=send)
     thread.start()
     begun.wait(timeout=60)
-    _core.Reducer().reduce(array)[1][0][0].__reduce__()
+    reference(array)
     done.set()
     thread.join()
     assert (mine, theirs) == ([array._mmap], [])
@@ -155,23 +155,21 @@ def test_held_by_its_own_thread(array):
 
 def test_lost_before_its_own_reduction(array):
     """A file that is cut after the view was reduced is the sender's typed error."""
-    backing = _core.Reducer().reduce(array)[1][0][0]
+    named = backing(array)
     os.truncate(array.filename, 10)
     with pytest.raises(samemap.BackingTruncatedError):
-        backing.__reduce__()
+        named.__reduce__()
 
 
 def test_unreachable_before_its_own_reduction(tmp_path):
     """Likewise one that has lost its name, without a descriptor to reach it by."""
-    from foreign import array_at, map_at
-
     path = tmp_path / "data"
     path.write_bytes(bytes(8000))
     array = array_at(map_at(path, 8000), 8000)
-    backing = _core.Reducer().reduce(array)[1][0]
+    named = backing(array)
     path.unlink()
     with pytest.raises(samemap.BackingNotFoundError) as caught:
-        backing.__reduce__()
+        named.__reduce__()
     assert str(path) in caught.value.path
 
 

@@ -1,7 +1,7 @@
 """Memory that runs out at every single allocation of reduce and rebuild."""
 
 import pytest
-from scripts import run_script
+from support.scripts import run_script
 
 _testcapi = pytest.importorskip("_testcapi")
 
@@ -14,6 +14,8 @@ import numpy as np
 import _testcapi
 import samemap
 from samemap import _core
+from support.references import ELSEWHERE, NOBODY, PRIVATE, WRITABLE
+from support.references import attach, backing, elsewhere, reference
 
 folder = Path(sys.argv[1])
 path = folder / "file"
@@ -23,11 +25,8 @@ private = np.memmap(path, np.float64, "c")
 private[7] = 1
 records = kept[:4].view([("a", "f4"), ("b", "f4")])
 reduce = _core.Reducer().reduce
-attach, args = reduce(kept)[1][0][0].__reduce__()
-args = b"elsewhere.......", *args[1:]
-mapped = attach(*args)
-private_args = b"another.........", *args[1:5], 3, args[6]
-nobody = 1 << 30  # no process has that number
+known = {**reference(kept), "token": ELSEWHERE}
+mapped = attach(known)
 layout = b"\\1\\x0c\\1\\0\\5\\x10"
 
 def fixed(function, *arguments):
@@ -50,12 +49,12 @@ def refused():
 
 def noted():
     message = _core.incoming()
-    gone = b"gone............", b"/gone", *args[2:6], nobody
-    return lambda: (attach(*gone), message.close())
+    gone = dict(token=b"gone............", path=b"/gone")
+    return lambda: (elsewhere(known, **gone), message.close())
 
 def attach_by_sender():
-    new = os.urandom(16), b"/gone", *args[2:]
-    return lambda: attach(*new)
+    new = dict(token=os.urandom(16), path=b"/gone")
+    return lambda: attach(known, **new)
 
 def reduce_by_text():
     _core.set_map_table("text")
@@ -67,14 +66,14 @@ def reduce_elements():
     return lambda: reduce(private[::50])
 
 def attach_new():
-    new = os.urandom(16), *args[1:]
-    return lambda: attach(*new)
+    new = os.urandom(16)
+    return lambda: attach(known, token=new)
 
 (folder / "cut").touch()
-backing = reduce(kept)[1][0][0]
+named = backing(kept)
 copy = np.arange(9)
-wrong = b"wrong...........", b"/dev/null", *args[2:6], nobody
-private_map = attach(*private_args)
+wrong = {**known, "token": b"wrong...........", "path": b"/dev/null", "pid": NOBODY}
+private_map = attach(known, token=b"another.........", access=WRITABLE | PRIVATE)
 
 # Each makes a new function to be called once.
 cases = dict(
@@ -85,13 +84,13 @@ cases = dict(
     reduce_address=reduce_address,
     reduce_by_text=reduce_by_text,
     reduce_memory=fixed(reduce, copy),
-    backing=fixed(backing.__reduce__),
+    backing=fixed(named.__reduce__),
     describe=fixed(_core.describe, kept),
-    attach_known=fixed(attach, *args),
+    attach_known=fixed(attach, known),
     attach_new=attach_new,
     attach_by_sender=attach_by_sender,
     reduce_elements=reduce_elements,
-    attach_wrong=fixed(attach, *wrong),
+    attach_wrong=fixed(attach, wrong),
     rebuild_ndarray=fixed(_core.rebuild, mapped, layout),
     rebuild_memmap=fixed(_core.rebuild, (mapped, "name", 0, "r+"), layout),
     rebuild_bytes=fixed(_core.rebuild, bytes(200), layout),

@@ -6,18 +6,16 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
+from support.scripts import PROGRAMS, TESTS
 
 
 def run(circumstance, *arguments, **environment):
     """Run Python so; skip, with the reason, where that can't be."""
     command = [sys.executable, *arguments]
     if circumstance is not None:
-        command = [str(HERE / "circumstance"), circumstance, *command]
+        command = [str(PROGRAMS / "circumstance"), circumstance, *command]
     done = subprocess.run(
         command,
         env={**os.environ, **environment},
@@ -40,9 +38,8 @@ def test_right_data(circumstance, variable):
 
     The variable is about the caller alone: loky's workers are dumpable all the same.
     """
-    output = run(
-        circumstance, str(HERE / "scenario.py"), SAMEMAP_TEST_NOT_DUMPABLE=variable
-    )
+    scenario = str(PROGRAMS / "scenario.py")
+    output = run(circumstance, scenario, SAMEMAP_TEST_NOT_DUMPABLE=variable)
     lines = output.strip().splitlines()
     assert len(lines) >= 14
     assert [line for line in lines if not line.endswith(": right")] == []
@@ -61,7 +58,7 @@ def test_not_dumpable():
     source = """if True:
         import sys
         sys.path.insert(0, sys.argv[1])
-        import machine
+        from support import machine
         print(machine.MAPS, machine.DESCRIPTORS)
     """
-    assert run("not-dumpable", "-c", source, str(HERE)) == "True False\n"
+    assert run("not-dumpable", "-c", source, str(TESTS)) == "True False\n"

@@ -1,31 +1,32 @@
-"""Files that may be read but not written, by a process that permissions bind."""
+"""What may be read but not written: by permission, by its map, or as it was given."""
 
+import fcntl
+import mmap
 import os
 import shutil
 import subprocess
 import tempfile
 
+import numpy as np
 import pytest
-from scripts import run_script
+import samemap
+from support.foreign import Owner, libc, map_at
+from support.references import token
+from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_maps
+
+PAGE = mmap.PAGESIZE
+PROT_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
 FRAME = """
 import os, sys
 import numpy as np
 import samemap
-from samemap import _core
+from support.references import backing, elsewhere, reference
 
 path = sys.argv[1] + "/data"
 np.arange(1000.0).tofile(path)
-
-def backing(array):
-    return _core.Reducer().reduce(array)[1][0][0]
-
-def elsewhere(backing):
-    # As a process does that has no such map, and a sender that is gone.
-    attach, (token, *args, pid) = backing.__reduce__()
-    return attach(b"elsewhere.......", *args, 1 << 30)
 """
 
 
@@ -55,7 +56,7 @@ os.chmod(path, 0o444)
 array = np.memmap(path, np.float64, {mode!r})
 array = array[::-1]
 assert samemap.explain(array)["by_reference"]
-other = elsewhere(backing(array))
+other = elsewhere(reference(array))
 if {mode!r} == "c":
     other[:8] = bytes([255] * 8)
     assert array[-1] == 0
@@ -80,15 +81,11 @@ def test_forbidden_while_pickling(run):
     """Between the view and its backing, and when it arrives: the typed error."""
     run("""
 array = np.memmap(path, np.float64, "r+")
-there, here = backing(array), backing(array)
-attach, (token, *args, pid) = there.__reduce__()
+arguments, here = reference(array), backing(array)
 os.chmod(path, 0o444)
-for function, arguments in [
-    (here.__reduce__, ()),
-    (attach, (b"elsewhere.......", *args, 1 << 30)),
-]:
+for function in (here.__reduce__, lambda: elsewhere(arguments)):
     try:
-        function(*arguments)
+        function()
     except samemap.BackingPermissionError as error:
         assert error.path == path, error
         assert error.errno == 13, error.errno
@@ -116,3 +113,72 @@ else:
     if found == "may not\n":
         pytest.skip("root without the capability to become another user")
     assert found == "forbidden\n"
+
+
+@pytest.mark.needs_maps
+def test_readonly_map_made_writable_behind(make_file):
+    """An mmap.mmap for reading stays so, whatever a library does to its pages."""
+    with make_file("a", 1).open("r+b") as file:
+        whole = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    array = np.frombuffer(whole, np.uint8)
+    assert libc.mprotect(array.ctypes.data, array.nbytes, PROT_WRITE) == 0
+    assert samemap.explain(array)["map_writable"] is False
+
+
+def readonly_exporter(path):
+    address = map_at(path, PAGE, prot=PROT_WRITE)
+    return Owner().array(address, PAGE, readonly=True)
+
+
+def readonly_memoryview(path):
+    with path.open("r+b") as file:
+        whole = mmap.mmap(file.fileno(), PAGE)
+    return np.frombuffer(memoryview(whole).toreadonly(), np.uint8)
+
+
+@pytest.mark.needs_maps
+@pytest.mark.parametrize("make", [readonly_exporter, readonly_memoryview])
+def test_given_read_only(make_file, make):
+    """Memory that was given read-only can't be made writable on arrival."""
+    array = make(make_file("a", 1))
+    assert samemap.explain(array)["map_writable"]
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        array.flags.writeable = True
+    here = samemap.dumps(array)
+    copy = samemap.loads(here)
+    assert np.shares_memory(copy, array)
+    elsewhere = samemap.loads(here.replace(token(array)[:8], b"elsewher"))
+    assert not np.shares_memory(elsewhere, array)
+    for each in (copy, elsewhere):
+        assert each.tolist() == array.tolist()
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            each.flags.writeable = True
+
+
+@pytest.mark.needs_descriptors
+@pytest.mark.skipif(not hasattr(fcntl, "F_ADD_SEALS"), reason="no seals")
+def test_sealed_memfd():
+    """What may not be mapped writable again goes by value, read-only."""
+    fd = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, PAGE)
+    array = np.frombuffer(mmap.mmap(fd, PAGE), np.uint8)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 0x0010)  # F_SEAL_FUTURE_WRITE
+    assert samemap.explain(array)["reason"] == "forbidden"
+    assert not samemap.loads(samemap.dumps(array)).flags.writeable
+    os.close(fd)
+
+
+@pytest.mark.needs_maps
+def test_anonymous_shared_memory():
+    """A copy of memory that others share is read-only: no write gets lost."""
+    flags = [
+        mmap.MAP_SHARED | mmap.MAP_ANONYMOUS,
+        mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+    ]
+    shared, private = (
+        np.frombuffer(mmap.mmap(-1, PAGE, flags=each), np.uint8) for each in flags
+    )
+    for array in (shared, private):
+        assert samemap.explain(array)["reason"] == "anonymous"
+    assert not samemap.loads(samemap.dumps(shared)).flags.writeable
+    assert samemap.loads(samemap.dumps(private)).flags.writeable

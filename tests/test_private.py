@@ -5,10 +5,10 @@ import mmap
 import numpy as np
 import pytest
 import samemap
-from foreign import libc
 from joblib.pool import CustomizablePickler
 from samemap import _core
-from scripts import run_script
+from support.foreign import libc
+from support.scripts import run_script
 
 ROWS, COLUMNS = 360, 360
 NBYTES = ROWS * COLUMNS * 8

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import samemap
-from foreign import array_at, map_at
 from samemap import _core
+from support.foreign import array_at, map_at
+from support.references import ELSEWHERE, elsewhere, reference, token
 
 THREADS = 32
 ROUNDS = 60
@@ -17,9 +18,8 @@ ROUNDS = 60
 def check(array):
     expected = array.tolist()
     # As another process would read it, and as this one does.
-    token = _core.Reducer().reduce(array)[1][0][0].__reduce__()[1][0]
     data = samemap.dumps([array, array[::-1]])
-    for message in (data, data.replace(token[:8], b"elsewher")):
+    for message in (data, data.replace(token(array)[:8], ELSEWHERE[:8])):
         first, second = pickle.loads(message)
         assert first.tolist() == expected
         assert second.tolist() == expected[::-1]
@@ -70,15 +70,13 @@ def test_one_token(tmp_path, make):
     path.write_bytes(bytes(800))
     together = threading.Barrier(8)
 
-    def token(array):
+    def token_at_once(array):
         together.wait(timeout=60)
-        face = _core.Reducer().reduce(array)[1][0]
-        backing = face[0] if isinstance(face, tuple) else face
-        return backing.__reduce__()[1][0]
+        return token(array)
 
     with ThreadPoolExecutor(8) as pool:
         for _ in range(ROUNDS):
-            assert len({*pool.map(token, [make(path)] * 8)}) == 1
+            assert len({*pool.map(token_at_once, [make(path)] * 8)}) == 1
 
 
 @pytest.mark.needs_maps
@@ -86,7 +84,7 @@ def test_one_token(tmp_path, make):
 def test_errors_stay_in_their_thread(tmp_path, first):
     """What one thread's message notes is not found in another's."""
     array = np.memmap(tmp_path / "file", np.int64, "w+", shape=(10,))
-    attach, args = _core.Reducer().reduce(array)[1][0][0].__reduce__()
+    arguments = reference(array)
     together = threading.Barrier(2)
     begun = threading.Event()
 
@@ -96,12 +94,12 @@ def test_errors_stay_in_their_thread(tmp_path, first):
         message = _core.incoming()
         begun.set()
         together.wait(timeout=60)
-        attach(b"elsewhere.......", path, *args[2:6], 1 << 30)  # of no process
+        elsewhere(arguments, path=path)
         together.wait(timeout=60)
         return message.close()
 
     with ThreadPoolExecutor(2) as pool:
-        good = pool.submit(read, "good", args[1])
+        good = pool.submit(read, "good", arguments["path"])
         bad = pool.submit(read, "bad", b"/gone")
         assert good.result(60) is None
         assert type(bad.result(60)) is samemap.BackingNotFoundError

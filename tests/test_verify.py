@@ -20,7 +20,6 @@ def total(*arrays):
     return [int(a.sum()) for a in arrays]
 
 
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_good_arrays_pass(array, level, backend):
     """Views, copies and arrays in memory arrive as they were sent."""
@@ -42,7 +41,6 @@ def strided_and_gone(path):
     return array[:, ::2]
 
 
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_good_results_pass(tmp_path, level, backend):
     """joblib's dump comes back as an ndarray; a copy has other strides."""
@@ -57,7 +55,6 @@ def test_good_results_pass(tmp_path, level, backend):
 
 
 @pytest.mark.needs_maps
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_difference_reaches_the_caller(array, tmp_path, backend):
     """Bytes that change on the way: a typed error names array and difference."""
 
@@ -73,7 +70,6 @@ def test_difference_reaches_the_caller(array, tmp_path, backend):
 
 
 @pytest.mark.needs_maps
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 @pytest.mark.parametrize(
     "whole",
     [lambda a: a.view(np.recarray), lambda a: np.ma.MaskedArray(a, a > 3)],

@@ -1,43 +1,8 @@
-"""The command line: ``python -m samemap {demo,check,run}``."""
+"""``python -m samemap``: see ``_cli/main.py``."""
 
-import argparse
-import platform
 import sys
-from collections.abc import Sequence
 
-import joblib
-import numpy as np
-
-from . import __version__, _check, _demo, _run
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m samemap",
-        description="Views of mapped arrays reach joblib's workers as they are.",
-    )
-    versions = (
-        f"samemap {__version__} (joblib {joblib.__version__}, NumPy {np.__version__}, "
-        f"{platform.python_implementation()} {platform.python_version()})"
-    )
-    parser.add_argument("--version", action="version", version=versions)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for command in (_demo, _check, _run):
-        command.add_command(commands)
-    return parser
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run one command and return the exit status of the process."""
-    arguments, own = list(argv), len(argv)
-    if arguments[:1] == ["run"]:
-        # What follows the program's name is the program's, "--" and "-h" too.
-        own = 3 if arguments[1:2] == ["-m"] else 2
-    options = _parser().parse_args(arguments[:own])
-    options.rest = arguments[own:]
-    status: int = options.function(options)
-    return status
-
+from ._cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

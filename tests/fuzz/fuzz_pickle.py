@@ -1,9 +1,9 @@
 """Damaged messages as an unpickler meets them; run as a program.
 
-``python tests/fuzz_pickle.py --cases N [--seed S]``: each case is the pickle of a few
-views, of a batch of tasks or of results, with opcodes left out, doubled, exchanged or
-brought in from another pickle, their arguments damaged as in fuzz_message.py, and the
-end cut off: so the functions that messages name meet each other's results in places
+``python tests/fuzz/fuzz_pickle.py --cases N [--seed S]``: each case is the pickle of a
+few views, of a batch of tasks or of results, with opcodes left out, doubled, exchanged
+or brought in from another pickle, their arguments damaged as in fuzz_message.py, and
+the end cut off: so the functions that messages name meet each other's results in places
 where they don't belong. The unpickler finds no other functions. Loading must raise an
 Exception, or return something whose arrays all lie in their memory.
 """

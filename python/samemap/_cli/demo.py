@@ -1,6 +1,6 @@
 """``python -m samemap demo``: stock joblib and samemap, side by side.
 
-Each half runs in a process of its own, see ``_demo_half``; this file starts them
+Each half runs in a process of its own, see ``demo_half``; this file starts them
 again after a crash and prints what they found.
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import __version__
+from .. import __version__
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # For all cases of a half together, and for its scores.
 TIMEOUT = 240
 SWITCHES = {"stock": "0", "samemap": "1"}
-START = "import sys; from samemap._demo_half import main; main(*sys.argv[1:])"
+START = "import sys; from samemap._cli.demo_half import main; main(*sys.argv[1:])"
 
 Row = dict[str, Any]
 

@@ -1,10 +1,10 @@
 """Random chains of views over random files, there and back; run as a program.
 
-``python tests/fuzz_layout.py --cases N [--seed S]``: each case opens a file (any
+``python tests/fuzz/fuzz_layout.py --cases N [--seed S]``: each case opens a file (any
 dtype, order, offset and mode, private ones with random writes), takes a random chain
 of views of it, and sends the result through `samemap.dumps` and joblib's own
 pickler. What arrives must be equal to what was sent in everything that
-`equality.fingerprint` sees, and its bytes to a copy taken before.
+`support.equality.fingerprint` sees, and its bytes to a copy taken before.
 """
 
 import io
@@ -12,16 +12,19 @@ import math
 import mmap
 import pickle
 import random
+import sys
 import warnings
 from pathlib import Path
 
 import joblib.pool
 import numpy as np
 import samemap
-from equality import differences, exact_bytes, fingerprint
 from fuzz_message import array_backing, main
 from joblib.pool import CustomizablePickler
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
+
+sys.path.append(str(Path(__file__).parents[1]))
+from support.equality import differences, exact_bytes, fingerprint
 
 PLAIN = ["?", "i1", "<u2", ">i4", "<f8", ">f8", "e", "g", "c8", ">c16", "S3", "<U2"]
 PLAIN += ["V5", "M8[us]", ">m8[D]", "G", "u8"]

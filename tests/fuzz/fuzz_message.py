@@ -1,6 +1,6 @@
 """Damaged messages for the functions that messages name; run as a program.
 
-``python tests/fuzz_message.py --cases N [--seed S]``: each case is a valid call of
+``python tests/fuzz/fuzz_message.py --cases N [--seed S]``: each case is a valid call of
 `rebuild`, `attach` or `refused` with some of its arguments damaged: of another type,
 of another sign or size, at the edges of what 64 bits hold, cut off, with bits turned
 over. It must raise an Exception, or return an array that lies in its memory: then

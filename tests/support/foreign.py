@@ -17,6 +17,7 @@ libc.mmap.argtypes = [
     ctypes.c_int,
     ctypes.c_long,
 ]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
@@ -27,6 +28,21 @@ def map_at(
     flags |= MAP_FIXED if address else 0
     with path.open("r+b") as file:
         return libc.mmap(address, length, prot, flags, file.fileno(), offset)
+
+
+class Owner:
+    """An object of a library that hands out several pieces of memory."""
+
+    def array(self, address, nbytes, readonly=False):
+        self.__array_interface__ = {
+            "data": (address, readonly),
+            "shape": (nbytes,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+        array = np.asarray(self)
+        del self.__array_interface__
+        return array
 
 
 def array_at(address, nbytes):

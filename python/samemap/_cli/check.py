@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from joblib import Parallel, delayed
 
-from . import enabled
-from ._datafile import InputError, open_data, parse_size
-from ._layouts import Array, Traits, digest, reading_order, views_of
+from .. import enabled
+from .datafile import InputError, open_data, parse_size
+from .layouts import Array, Traits, digest, reading_order, views_of
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -18,8 +18,8 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.lib.stride_tricks import sliding_window_view
 
-from . import SamemapError
-from ._layouts import Array, Traits, views_of
+from .. import SamemapError
+from .layouts import Array, Traits, views_of
 
 # Per case; the first one starts the workers.
 TIMEOUT = 20

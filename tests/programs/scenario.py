@@ -7,14 +7,17 @@ the expected error came), else what happened instead.
 import mmap
 import multiprocessing.shared_memory
 import os
+import sys
 import tempfile
 import traceback
 from pathlib import Path
 
-import machine  # noqa: F401  (may make this process not dumpable)
 import numpy as np
 import samemap
 from joblib import Parallel, delayed
+
+sys.path.append(str(Path(__file__).parents[1]))
+from support import machine  # noqa: F401  (may make it not dumpable)
 
 DATA = np.arange(4096, dtype=np.int64)
 

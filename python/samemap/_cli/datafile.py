@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ._layouts import Array
+from .layouts import Array
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 NPY_MAGIC = b"\x93NUMPY"

@@ -4,7 +4,9 @@ With SAMEMAP_TEST_NOT_DUMPABLE set, this process may not be looked into.
 """
 
 import ctypes
+import fcntl
 import os
+import struct
 
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
 
@@ -25,6 +27,22 @@ def can_open(path):
 # The system tells which file is mapped at an address.
 MAPS = can_open("/proc/self/maps")
 
+
+def can_query():
+    """Ask for the first mapping by PROCMAP_QUERY, which Linux 6.11 brought."""
+    covering_or_next = 0x10
+    query = bytearray(struct.pack("QQQ", 104, covering_or_next, 0).ljust(104, b"\0"))
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            fcntl.ioctl(file, 0xC0686611, query)
+    except OSError:
+        return False
+    return True
+
+
+# And it does so for one address at a time, without its whole table.
+PROCMAP_QUERY = can_query()
+
 # It tells which pages of a private map were modified: to the owner of the process,
 # who is root where it is not dumpable.
 PAGEMAP = can_open("/proc/self/pagemap")
@@ -35,6 +53,7 @@ DESCRIPTORS = MAPS and prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 1
 # Markers of tests: whether what they need is there, and what it means if not.
 NEEDS = {
     "needs_maps": (MAPS, "no /proc: nobody tells which file is mapped"),
+    "needs_procmap_query": (PROCMAP_QUERY, "this kernel has no PROCMAP_QUERY"),
     "needs_pagemap": (PAGEMAP, "nobody tells which pages of a private map changed"),
     "needs_descriptors": (DESCRIPTORS, "workers can't open this process's descriptors"),
 }

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 
-from . import install
+from .. import install
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
