@@ -23,8 +23,8 @@ from ._errors import (
     VerificationError,
 )
 from ._explain import Explanation, explain, stats
-from ._joblib import disabled, enabled, install, installed, tables_changed, uninstall
 from ._pickling import Pickler, dumps, loads
+from ._switch import disabled, enabled, install, installed, tables_changed, uninstall
 from ._version import __version__
 
 __all__ = [

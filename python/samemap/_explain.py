@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._joblib import installed
 from ._pickling import Pickler
+from ._switch import installed
 from ._tables import Options, make_table
 
 _SUBCLASS = (
