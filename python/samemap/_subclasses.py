@@ -157,7 +157,7 @@ def _emptied(array: Any) -> Any:
     empty = np.ndarray.__new__(type(array), (0,), array.dtype)
     empty.__dict__.update(array.__dict__)
     if isinstance(empty, np.ma.MaskedArray):
-        empty._mask = np.ma.nomask
+        empty._mask = np.ma.nomask  # type: ignore[attr-defined]
     return empty
 
 
