@@ -44,6 +44,7 @@ def attach(
     offset: int,
     length: int,
     access: int,
+    pid: int,
     /,
 ) -> mmap: ...
 def rebuild(
