@@ -6,8 +6,9 @@ import os
 import numpy as np
 import pytest
 import samemap
+from foreign import array_at, libc, map_at
 from joblib import Parallel, delayed
-from support.foreign import array_at, libc, map_at
+from samemap import _core
 
 PROT_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
@@ -200,6 +201,7 @@ def test_strict_lets_memory_pass(path):
 
 
 @pytest.mark.needs_maps
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_strict_reaches_the_caller(path, backend):
     """From `Parallel` the error comes as itself, and the next call works."""
     array = anonymous(path)
@@ -214,6 +216,7 @@ def raise_with(make, path):
     raise ValueError(make(path))
 
 
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_strict_in_an_exception(path, backend):
     """Also when a worker's exception has the array."""
     with samemap.enabled(strict=True), pytest.raises(samemap.StrictError):
@@ -224,3 +227,84 @@ def test_not_an_array():
     """Other objects are refused by type."""
     with pytest.raises(TypeError, match="expected an array"):
         samemap.explain([1, 2])
+
+
+@pytest.mark.needs_maps
+def test_statistics(path):
+    """The totals come first and are the sums; it prints as a table without zeros."""
+    before = samemap.stats()
+    samemap.dumps([np.memmap(path, np.float64, "r"), np.zeros(3), anonymous(path)])
+    after = samemap.stats()
+    assert [*after][:2] == ["by reference", "by value"]
+    for unit, nbytes in (("arrays", 2), ("bytes", 24 + 8192)):
+        assert after["by value"][unit] - before["by value"][unit] == nbytes
+        reasons = [count[unit] for count in [*after.values()][2:]]
+        assert after["by value"][unit] == sum(reasons)
+    lines = str(after).split("\n")
+    assert lines[1].split()[:2] == ["by", "reference"]
+    assert lines[2].split()[:2] == ["by", "value"]
+    assert f"{after['by value']['bytes']:,}" in lines[2]
+    shown = {line.split()[0] for line in lines[3:]}
+    assert shown == {key for key in [*after][2:] if after[key]["arrays"]}
+    assert repr(after) == str(after)
+
+
+def explained(monkeypatch, array, **keys):
+    """Explain an array of which the C half tells this as well."""
+    told = _core.describe(array)
+    with monkeypatch.context() as patch:
+        patch.setattr(_core, "describe", lambda array: {**told, **keys})
+        return samemap.explain(array)
+
+
+@pytest.mark.needs_maps
+@pytest.mark.parametrize(
+    ("writes", "words"),
+    [
+        ("file", "writes    reach the file and everybody"),
+        ("shared", "writes    are seen by everybody"),
+        ("task", "neither the file nor the caller sees them"),
+        ("none", "writes    are not possible"),
+    ],
+)
+def test_who_sees_writes_in_words(monkeypatch, path, writes, words):
+    """Each case is told; memory without a file is told without one."""
+    told = explained(monkeypatch, np.memmap(path, np.float64, "r"), writes=writes)
+    assert told["writes"] == writes
+    assert words in str(told)
+    told = str(explained(monkeypatch, np.zeros(3), writes=writes))
+    [line] = [line for line in told.split("\n") if line.startswith("writes")]
+    assert ("file" in line) == (writes == "file")
+
+
+@pytest.mark.needs_maps
+def test_unlinked_and_modified_in_words(monkeypatch, path):
+    """An unlinked file is named and said to be so; modified bytes are numbered."""
+    private = np.memmap(path, np.float64, "c")
+    told = explained(monkeypatch, private, unlinked=True, modified_nbytes=4096)
+    assert f"file      {path}, which is unlinked" in str(told)
+    assert "4096 bytes of pages that were written travel along" in str(told)
+    told = explained(monkeypatch, private, unlinked=False, modified_nbytes=0)
+    assert "which is unlinked" not in str(told)
+    assert "nothing travels along" in str(told)
+
+
+@pytest.mark.needs_maps
+def test_write_through_is_told(monkeypatch, path):
+    """With `install(write_through=True)` a shared map's writes reach the file."""
+    with path.open("r+b") as file:
+        shared = np.frombuffer(mmap.mmap(file.fileno(), 0))
+    private = np.memmap(path, np.float64, "c")
+    assert explained(monkeypatch, shared, writes="task")["writes"] == "task"
+    with samemap.enabled(write_through=True):
+        for array, writes in ((shared, "file"), (private, "task")):
+            told = explained(monkeypatch, array, writes="task")
+            assert told["writes"] == writes
+        assert explained(monkeypatch, shared, writes="none")["writes"] == "none"
+
+
+@pytest.mark.needs_maps
+def test_unknown_subclass_writes(monkeypatch, path):
+    """What its class copies is the task's own."""
+    array = np.memmap(path, np.float64, "r+").view(Own)
+    assert explained(monkeypatch, array, writes="file")["writes"] == "task"

@@ -1,5 +1,7 @@
 """Checks on arrival, on request."""
 
+import pickle
+
 import numpy as np
 import pytest
 import samemap
@@ -111,7 +113,8 @@ class Writer:
 )
 def test_every_property_is_compared(array, name, other):
     """A difference in each of them is found and named."""
-    rebuild, args, expected = _verify.Verified(_core.Reducer().reduce, "data")(array)[1]
+    verified = _verify.Verified(_core.Reducer().reduce, "data")
+    rebuild, args, expected, _ = verified(array)[1]
     backing = samemap.loads(samemap.dumps(array)).base
     face = (backing, *args[0][1:])
     assert _verify.checked(rebuild, (face, *args[1:]), expected) is not None
@@ -147,3 +150,31 @@ def test_checksum_in_steps(monkeypatch):
     whole = _verify.checksum(array)
     monkeypatch.setattr(_verify, "_CHUNK", 300)
     assert _verify.checksum(array) == whole
+
+
+@pytest.mark.needs_maps
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_the_file_is_named(array, tmp_path, backend):
+    """Which of many arrays was it? The error has the path, in words and as such."""
+    path = tmp_path / "data"
+    with (
+        samemap.enabled(verify="data"),
+        pytest.raises(samemap.VerificationError, match=str(path)) as caught,
+    ):
+        Parallel(n_jobs=2, backend=backend)(
+            [delayed(total)(np.asarray(array)[:2], Writer(path))]
+        )
+    assert caught.value.path == str(path)
+
+
+def test_no_file_to_name():
+    """An array in memory has no file; the error can be pickled all the same."""
+    array = np.arange(4)
+    message = samemap.dumps(array, verify="data")
+    at = message.rindex(array.tobytes())
+    with pytest.raises(samemap.VerificationError, match="ordinary memory") as caught:
+        samemap.loads(message[:at] + b"\xff" + message[at + 1 :])
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert (str(error), error.path) == (str(caught.value), None)
+    error = pickle.loads(pickle.dumps(samemap.VerificationError("other", "/a/b")))
+    assert (str(error), error.path) == ("other", "/a/b")

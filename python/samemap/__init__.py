@@ -22,9 +22,9 @@ from ._errors import (
     UnsupportedJoblibError,
     VerificationError,
 )
-from ._explain import Explanation, explain, stats
-from ._joblib import disabled, enabled, install, installed, tables_changed, uninstall
+from ._explain import Explanation, Statistics, explain, stats
 from ._pickling import Pickler, dumps, loads
+from ._switch import disabled, enabled, install, installed, tables_changed, uninstall
 from ._version import __version__
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Explanation",
     "Pickler",
     "SamemapError",
+    "Statistics",
     "StrictError",
     "UnsupportedJoblibError",
     "VerificationError",

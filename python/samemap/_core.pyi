@@ -43,6 +43,7 @@ def attach(
     offset: int,
     length: int,
     access: int,
+    pid: int,
     /,
 ) -> mmap: ...
 def rebuild(

@@ -55,7 +55,20 @@ class BackingPermissionError(BackingError, PermissionError):
 
 
 class VerificationError(SamemapError):
-    """An array arrived otherwise than it was sent (see ``install(verify=...)``)."""
+    """An array arrived otherwise than it was sent (see ``install(verify=...)``).
+
+    Attributes
+    ----------
+    path : str or None
+        The file that the sender had mapped; None for an array in ordinary memory.
+    """
+
+    def __init__(self, message: str, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+    def __reduce__(self) -> tuple[type[VerificationError], tuple[object, ...]]:
+        return type(self), (*self.args, self.path)
 
 
 class StrictError(SamemapError):

@@ -9,14 +9,30 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._joblib import installed
 from ._pickling import Pickler
+from ._switch import current_options
 from ._tables import Options, make_table
 
 _SUBCLASS = (
     "it is of a class that pickles its memory by itself; samemap.register would "
     "send it by reference"
 )
+
+# Who sees what a task writes: with a file, and without.
+_WRITES = {
+    "file": ("reach the file and everybody who maps it",) * 2,
+    "shared": ("are seen by everybody who has this memory",) * 2,
+    "task": (
+        "are the task's own: neither the file nor the caller sees them",
+        "are the task's own: the caller doesn't see them",
+    ),
+    "none": ("are not possible: it arrives read-only",) * 2,
+}
+
+
+def _printable(path: str) -> str:
+    # Bytes that are no text would stop `print`.
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 class Explanation(dict[str, Any]):
@@ -28,27 +44,64 @@ class Explanation(dict[str, Any]):
         if self["why"]:
             lines.append(f"because {self['why']}")
         if "path" in self:
-            writable = "writable" if self["map_writable"] else "read-only"
-            first, length = self["map_offset"], self["map_length"]
-            # Bytes that are no text would stop `print`.
-            path = os.fsencode(self["path"]).decode(errors="backslashreplace")
-            lines += [
-                f"file      {path}",
-                f"identity  {self['identity']}",
-                f"map       bytes {first} to {first + length} of the file, "
-                f"{self['sharing']}, {writable}",
-                f"view      starts {self['offset']} bytes into the map, "
-                f"strides {self['strides']}",
-            ]
-            if self["route"] == "path":
-                lines.append("route     the worker opens the path")
-            elif self["route"]:
-                lines.append("route     through a descriptor of this process")
+            lines += self._file()
+        if "writes" in self:
+            with_file, without = _WRITES[self["writes"]]
+            lines.append(f"writes    {with_file if 'path' in self else without}")
         message, nbytes = self["message_nbytes"], self["nbytes"]
         lines.append(f"message   {message} bytes for {nbytes} bytes of elements")
         if not self["installed"]:
             lines.append("but       samemap is not installed: joblib goes its own way")
         return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _file(self) -> list[str]:
+        writable = "writable" if self["map_writable"] else "read-only"
+        first, length = self["map_offset"], self["map_length"]
+        unlinked = ", which is unlinked" if self.get("unlinked") else ""
+        lines = [
+            f"file      {_printable(self['path'])}{unlinked}",
+            f"identity  {self['identity']}",
+            f"map       bytes {first} to {first + length} of the file, "
+            f"{self['sharing']}, {writable}",
+            f"view      starts {self['offset']} bytes into the map, "
+            f"strides {self['strides']}",
+        ]
+        if self["sharing"] == "private" and "modified_nbytes" in self:
+            modified = self["modified_nbytes"]
+            lines.append(
+                f"modified  {modified} bytes of pages that were written travel along"
+                if modified
+                else "modified  none of its pages was written: nothing travels along"
+            )
+        if self["route"] == "path":
+            lines.append("route     the worker opens the path")
+        elif self["route"]:
+            lines.append("route     through a descriptor of this process")
+        return lines
+
+
+# Of `Statistics`, which come first; what follows are the reasons of the second.
+TOTALS = ("by reference", "by value")
+
+
+class Statistics(dict[str, dict[str, int]]):
+    """A dict that prints as a table. See `stats` for the keys."""
+
+    def __str__(self) -> str:
+        rows = [("", "arrays", "bytes of elements")]
+        for key, count in self.items():
+            if key in TOTALS:
+                rows.append((key, f"{count['arrays']:,}", f"{count['bytes']:,}"))
+            elif count["arrays"]:
+                name = f"  {key}"
+                rows.append((name, f"{count['arrays']:,}", f"{count['bytes']:,}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        return "\n".join(
+            f"{name:<{widths[0]}}  {arrays:>{widths[1]}}  {nbytes:>{widths[2]}}"
+            for name, arrays, nbytes in rows
+        )
 
     __repr__ = __str__
 
@@ -74,16 +127,24 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
     Returns
     -------
     Explanation
-        A dict that prints readably. Always there: ``by_reference`` (bool),
-        ``reason`` (a key of `stats`, "subclass" for a class that was not
-        registered, "" by reference), ``why`` (the reason in words), ``installed``
-        (False: `Parallel` uses joblib's own reducers now), ``type``, ``dtype``,
-        ``shape``, ``strides`` (bytes), ``writeable``, ``nbytes``,
-        ``message_nbytes`` (bytes pickled for the array alone). For memory on a
-        mapped file also ``path``, ``identity``, ``route`` ("path", "descriptor" or
+        A dict that prints readably.
+
+        Always there: ``by_reference`` (bool), ``reason`` (a key of `stats`,
+        "subclass" for a class that was not registered, "" by reference), ``why``
+        (the reason in words), ``installed`` (False: `Parallel` uses joblib's own
+        reducers here and now), ``type``, ``dtype``, ``shape``, ``strides`` (bytes),
+        ``writeable``, ``nbytes``, ``message_nbytes`` (bytes pickled for the array
+        alone), and ``writes``: who sees what a task writes to the array. "file": the
+        file and everybody who maps it; "shared": everybody who has this memory;
+        "task": the task alone; "none": nobody, as it arrives read-only.
+
+        For memory on a mapped file also ``path``, ``unlinked`` (bool: the name is
+        gone, or is another file's), ``identity``, ``route`` ("path", "descriptor" or
         ""), ``sharing`` ("shared" or "private"), ``map_writable`` (the map's access,
-        beside the array's flag), ``map_offset`` (bytes, in the file), ``map_length``
-        (bytes) and ``offset`` (bytes, of the first element in the map).
+        beside the array's flag), ``modified_nbytes`` (bytes of a private map's pages
+        that were written and travel along, 0 for a shared one), ``map_offset``
+        (bytes, in the file), ``map_length`` (bytes) and ``offset`` (bytes, of the
+        first element in the map).
 
     Raises
     ------
@@ -102,23 +163,44 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
     result["type"] = f"{cls.__module__}.{cls.__qualname__}"
     if not result["reason"] and cls not in make_table(Options()):
         result |= {"reason": "subclass", "why": _SUBCLASS, "route": ""}
+        if "writes" in result:
+            result["writes"] = "task"
     result["by_reference"] = not result["reason"]
-    result["installed"] = installed()
+    options = current_options()
+    if options is not None and options.write_through and _can_write_through(result):
+        result["writes"] = "file"
+    result["installed"] = options is not None
     result["message_nbytes"] = message_nbytes(array)
     return result
 
 
-def stats() -> dict[str, dict[str, int]]:
+def _can_write_through(told: Explanation) -> bool:
+    """Tell whether ``install(write_through=True)`` changes who sees writes."""
+    return (
+        told["by_reference"]
+        and told.get("writes") == "task"
+        and told.get("sharing") == "shared"
+        and told["map_writable"]
+    )
+
+
+def stats() -> Statistics:
     """Count what this process has sent so far.
 
     Returns
     -------
-    dict
-        ``{"by reference": {"arrays": n, "bytes": n}, reason: {...}, ...}``, the
-        reasons being those for which arrays went by value. Bytes are those of
-        the arrays' elements.
+    Statistics
+        A dict that prints as a table. ``"by reference"`` and ``"by value"`` are the
+        totals; then, by reason, what of the latter went by value for it: "memory",
+        "objects", "anonymous" and the like, as `explain` gives them, all of them
+        always there. Each value is ``{"arrays": n, "bytes": n}``, the bytes being
+        those of the arrays' elements.
     """
-    return {
-        key: {"arrays": arrays, "bytes": nbytes}
-        for key, (arrays, nbytes) in _core.counts().items()
-    }
+    counts = _core.counts()
+    by_reference = counts.pop("by reference")
+    by_value = [sum(column) for column in zip(*counts.values(), strict=True)]
+    totals = dict(zip(TOTALS, (by_reference, by_value), strict=True))
+    return Statistics(
+        (key, {"arrays": arrays, "bytes": nbytes})
+        for key, (arrays, nbytes) in {**totals, **counts}.items()
+    )

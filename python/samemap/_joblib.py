@@ -1,8 +1,9 @@
 """Putting samemap's reducers into joblib, and taking them out again.
 
-Two names of joblib are replaced, ``get_memmapping_reducers`` in ``joblib.executor``
-(loky) and in ``joblib.pool`` (multiprocessing), and a reusable executor made with
-other reducers is marked as not to be reused. Everything else stays joblib's.
+``get_memmapping_reducers`` is replaced in ``joblib.executor`` (loky) and in
+``joblib.pool`` (multiprocessing), and loky's reusable executor is asked for through
+a function of ours, which has one made with other options replaced. Everything else
+stays joblib's. The functions do what the caller's options say (_switch.py).
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import joblib
@@ -20,11 +19,13 @@ import joblib.executor
 import joblib.parallel
 import joblib.pool
 import numpy as np
-from joblib.externals.loky import process_executor
+from joblib.externals.loky import process_executor, reusable_executor
 
 from ._batches import BatchReducer, Keeper, reduce_failure
 from ._errors import UnsupportedJoblibError
-from ._tables import Options, Table, Verify, make_options, make_table
+from ._subclasses import overlay
+from ._switch import adopt, current_options
+from ._tables import Options, Table, make_table
 
 SUPPORTED = "1.3 to 1.6"
 
@@ -32,9 +33,13 @@ _NAME = "get_memmapping_reducers"
 _MODULES = (joblib.executor, joblib.pool)
 _ARGUMENTS = {"forward_reducers", "backward_reducers", "max_nbytes"}
 
-_lock = threading.RLock()
-_options: Options | None = None
+_FACTORY = "get_memmapping_executor"
+
 _stock: dict[Any, Callable[..., tuple[Table, Table]]] = {}
+_stock_factory: Any = None
+
+# For whom the reusable executor was made.
+_executor_options: Options | None = None
 
 
 def _unsupported(found: str) -> UnsupportedJoblibError:
@@ -53,6 +58,12 @@ def _check_joblib() -> None:
             raise _unsupported(f"{module.__name__}.{_NAME} takes other arguments")
     if not hasattr(joblib.executor, "_executor_args"):
         raise _unsupported("joblib.executor has no _executor_args")
+    executor = getattr(joblib.executor, "MemmappingExecutor", None)
+    if not isinstance(getattr(executor, "__dict__", {}).get(_FACTORY), classmethod):
+        raise _unsupported(f"MemmappingExecutor.{_FACTORY} is no class method")
+    for name in ("_executor_lock", "_executor", "_executor_kwargs"):
+        if not hasattr(reusable_executor, name):
+            raise _unsupported(f"the reusable executor has no {name}")
     if not hasattr(process_executor, "_ExceptionWithTraceback"):
         raise _unsupported("exceptions of tasks are sent otherwise")
     try:
@@ -73,12 +84,17 @@ def _make_reducers(
 
     @functools.wraps(stock)
     def get_memmapping_reducers(*args: Any, **kwargs: Any) -> tuple[Table, Table]:
-        forward, backward = stock(*args, **kwargs)
-        options = _options
-        if options is None:  # somebody kept the function past `uninstall`
-            return forward, backward
+        options = current_options()
+        if options is None:
+            return stock(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
+        # joblib adds its entries to the user's dicts.
+        user_forward, user_backward = (
+            dict(bound.arguments[f"{way}_reducers"] or {})
+            for way in ("forward", "backward")
+        )
+        forward, backward = stock(*args, **kwargs)
         max_nbytes = bound.arguments["max_nbytes"]
         ours = make_table(
             options,
@@ -91,15 +107,50 @@ def _make_reducers(
         ours[joblib.parallel.BatchedCalls] = BatchReducer(
             prepare, None if keeps_batches else Keeper()
         )
-        forward.update(ours)
-        backward.update(make_table(options, backward=True))
-        backward[process_executor._ExceptionWithTraceback] = reduce_failure
-        return forward, backward
+        back = make_table(options, backward=True)
+        back[process_executor._ExceptionWithTraceback] = reduce_failure
+        return (
+            overlay(forward, ours, user_forward),
+            overlay(backward, back, user_backward),
+        )
 
     return get_memmapping_reducers
 
 
-def _expire_executor() -> None:
+def _make_factory(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `get_memmapping_executor`: none is reused that has other options."""
+
+    @functools.wraps(stock)
+    def get_memmapping_executor(cls: type, *args: Any, **kwargs: Any) -> Any:
+        global _executor_options
+        # loky's own lock, for longer than loky holds it: between the comparison
+        # and the choice no other thread may replace the executor.
+        with reusable_executor._executor_lock:
+            options = current_options()
+            if options != _executor_options:
+                _let_go_of_executor()
+            try:
+                executor = stock(cls, *args, **kwargs)
+            except BaseException:
+                expire_executor()
+                raise
+            _executor_options = options
+            return executor
+
+    return get_memmapping_executor
+
+
+def _let_go_of_executor() -> None:
+    """Make loky forget its executor, which ends when nobody uses it any more.
+
+    Replaced by loky it would be shut down, and the tasks that another thread still
+    has for it would go to the executor in its place.
+    """
+    reusable_executor._executor = None
+    reusable_executor._executor_kwargs = None
+
+
+def expire_executor() -> None:
     """Keep loky from reusing an executor whose reducers are others.
 
     joblib reuses one when these arguments equal the new ones (or are None).
@@ -108,95 +159,30 @@ def _expire_executor() -> None:
         joblib.executor._executor_args = object()
 
 
-def _set(options: Options | None) -> None:
-    """Go to the state `options`; None is stock joblib."""
-    global _options
-    with _lock:
-        if options == _options:
-            return
-        if _options is None:
-            _check_joblib()
-            for module in _MODULES:
-                _stock[module] = getattr(module, _NAME)
-                reducers = _make_reducers(_stock[module], module is joblib.executor)
-                setattr(module, _NAME, reducers)
-        elif options is None:
-            while _stock:
-                module, stock = _stock.popitem()
-                setattr(module, _NAME, stock)
-        _options = options
-        _expire_executor()
-
-
-def tables_changed() -> None:
-    """Make the next executor take the reducers of newly registered classes."""
-    if _options is not None:
-        _expire_executor()
-
-
-def adopt(options: Options) -> None:
-    """In a worker: go on as the process that sent the task."""
-    if _options != options:
-        _set(options)
-
-
-def install(verify: Verify | None = None, strict: bool = False) -> None:
-    """Make joblib send arrays on mapped memory as references.
-
-    ``import samemap`` does this already, with the defaults. Installing again
-    changes the options; pools that exist keep theirs, except loky's reusable
-    executor, which is replaced at the next call.
-
-    Parameters
-    ----------
-    verify : {None, "layout", "data"}
-        Compare each array on arrival with what was sent: its type, dtype, shape,
-        strides and flags, or a checksum of its bytes as well.
-    strict : bool
-        Raise `StrictError` where an array on mapped memory would be copied.
+def put_in() -> None:
+    """Replace joblib's functions.
 
     Raises
     ------
-    ValueError
-        For another value of `verify`.
     UnsupportedJoblibError
         If joblib's internals are not as expected; joblib is then untouched.
     """
-    _set(make_options(verify, strict))
+    global _stock_factory
+    _check_joblib()
+    for module in _MODULES:
+        _stock[module] = getattr(module, _NAME)
+        reducers = _make_reducers(_stock[module], module is joblib.executor)
+        setattr(module, _NAME, reducers)
+    executor = joblib.executor.MemmappingExecutor
+    _stock_factory = executor.__dict__[_FACTORY]
+    setattr(executor, _FACTORY, classmethod(_make_factory(_stock_factory.__func__)))
+    expire_executor()
 
 
-def uninstall() -> None:
-    """Give back joblib's own reducers; harmless when they are in force."""
-    _set(None)
-
-
-def installed() -> bool:
-    """Tell whether joblib uses samemap's reducers."""
-    return _options is not None
-
-
-@contextmanager
-def enabled(verify: Verify | None = None, strict: bool = False) -> Iterator[None]:
-    """Install for one ``with`` block, then go back to what was before.
-
-    Parameters
-    ----------
-    verify, strict
-        As for `install`.
-    """
-    yield from _within(make_options(verify, strict))
-
-
-@contextmanager
-def disabled() -> Iterator[None]:
-    """Use joblib's own reducers for one ``with`` block."""
-    yield from _within(None)
-
-
-def _within(options: Options | None) -> Iterator[None]:
-    before = _options
-    _set(options)
-    try:
-        yield
-    finally:
-        _set(before)
+def take_out() -> None:
+    """Give joblib back its own functions."""
+    while _stock:
+        module, stock = _stock.popitem()
+        setattr(module, _NAME, stock)
+    setattr(joblib.executor.MemmappingExecutor, _FACTORY, _stock_factory)
+    expire_executor()

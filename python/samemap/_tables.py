@@ -19,13 +19,16 @@ class Options(NamedTuple):
 
     verify: Verify | None = None
     strict: bool = False
+    write_through: bool = False
 
 
-def make_options(verify: Verify | None, strict: bool) -> Options:
+def make_options(
+    verify: Verify | None, strict: bool, write_through: bool = False
+) -> Options:
     """Check the arguments of ``install``."""
     if verify not in (None, "layout", "data"):
         raise ValueError(f"verify must be None, 'layout' or 'data', not {verify!r}")
-    return Options(verify, bool(strict))
+    return Options(verify, bool(strict), bool(write_through))
 
 
 def make_table(

@@ -47,7 +47,8 @@ class Verified:
             # A copy keeps values, not gaps between them or shared writing.
             for key in ("strides", "writeable", "contiguous"):
                 del expected[key]
-        return checked, (*reduction[:2], expected)
+        path = _core.describe(array).get("path")
+        return checked, (*reduction[:2], expected, path)
 
 
 def chunks(array: Array) -> Iterator[Array]:
@@ -98,13 +99,27 @@ def fingerprint(array: Array, level: str) -> dict[str, Any]:
     return result
 
 
-def checked(rebuild: Callable[..., Array], args: Any, expected: dict[str, Any]) -> Any:
+def checked(
+    rebuild: Callable[..., Array],
+    args: Any,
+    expected: dict[str, Any],
+    path: str | None = None,
+) -> Any:
     """Rebuild an array and compare it with what its sender saw.
+
+    Parameters
+    ----------
+    rebuild, args
+        How to make the array.
+    expected : dict
+        Its `fingerprint`, or part of it.
+    path : str, optional
+        The file that the sender had mapped.
 
     Raises
     ------
     VerificationError
-        Naming the array and every difference.
+        Naming the array, its file and every difference.
     """
     array = rebuild(*args)
     if not isinstance(array, np.ndarray):
@@ -116,11 +131,13 @@ def checked(rebuild: Callable[..., Array], args: Any, expected: dict[str, Any]) 
         if found[name] != value
     ]
     if differences:
+        where = "in ordinary memory" if path is None else f"on the file {path!r}"
         _core.note(
             VerificationError(
                 f"{expected['type']} of shape {expected['shape']} and "
-                f"dtype {expected['dtype']} arrived otherwise than it was sent: "
-                + "; ".join(differences)
+                f"dtype {expected['dtype']} {where} arrived otherwise than it was "
+                "sent: " + "; ".join(differences),
+                path,
             )
         )
     # Noted: what the array is a part of is still built, then nobody gets it.
