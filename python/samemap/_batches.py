@@ -1,25 +1,44 @@
-"""Batches of tasks and of results: one message each, errors and holds included.
+"""joblib's messages: batches of tasks, their results, and what a task raises.
 
-joblib hands a worker a ``BatchedCalls``, and gets back the list of results or what
-a task has raised. All are reduced here, so that every message begins with an
-``Outgoing`` (its reader then notes errors instead of raising them where nobody
-would see them) and ends with a function of ours that looks at the notes.
+joblib hands a worker a ``BatchedCalls``, and gets back the list of results or the
+exception of a task. All three are reduced here and travel in an envelope.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import pickle
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from ._core import Incoming, Outgoing
+import joblib.pool
+import numpy as np
+from joblib.externals.loky.backend import reduction
+
+from ._envelope import Writer, read_tasks
+from ._errors import SamemapError
 
 Ticket = tuple[int, int]
 
 _keepers: weakref.WeakValueDictionary[int, Keeper] = weakref.WeakValueDictionary()
 _keeper_numbers = itertools.count(1)
+
+# Results of these types hold no array, and loading them can't fail.
+_PLAIN = frozenset(
+    [type(None), bool, int, float, complex, str, bytes, np.float64, np.int64, np.bool_]
+)
+
+
+def make_loky_pickler(file: Any, table: dict[type, Any]) -> Any:
+    """Make a pickler as loky's queues do: cloudpickle's, or what was set there."""
+    return reduction.get_loky_pickler()(file, table)
+
+
+def make_pool_pickler(file: Any, table: dict[type, Any]) -> Any:
+    """Make a pickler as the queues of joblib's multiprocessing pool do."""
+    return joblib.pool.CustomizablePickler(file, table)
 
 
 class Keeper:
@@ -81,78 +100,87 @@ class BatchReducer:
     """Reducer of ``BatchedCalls``, for the forward dispatch table of one pool.
 
     It is pickled into workers with the rest of the table, where it reduces
-    nothing: the keeper stays behind.
+    nothing: what it needs for that stays behind.
 
     Parameters
     ----------
-    prepare : callable or None
+    writer : Writer or None
+        With the table of the pool.
+    prepare : callable, optional
         Called in the worker before each batch; pickled along with it.
     keeper : Keeper, optional
         None for a pool that keeps each batch until its results are back.
     """
 
     def __init__(
-        self, prepare: Callable[[], None] | None, keeper: Keeper | None = None
+        self,
+        writer: Writer | None,
+        prepare: Callable[[], None] | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
+        self.writer = writer
         self.prepare = prepare
         self.keeper = keeper
 
     def __reduce__(self) -> tuple[type[BatchReducer], tuple[Any, ...]]:
-        return BatchReducer, (self.prepare,)
+        return BatchReducer, (None,)
 
     def __call__(self, batch: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        assert self.writer is not None
         ticket: Ticket | None = None
         if self.keeper is not None:
             ticket, held = self.keeper.hold()
         else:
             # Not longer than the batch: the executor outlives a call that fails.
             held = batch.__dict__.setdefault("_samemap_held", [])
-        message = Outgoing(carries=True, held=held)
-        return rebuild_batch, (message, ticket, self.prepare, *batch.__reduce__())
-
-
-@ByName
-def rebuild_batch(
-    message: Incoming,
-    ticket: Ticket | None,
-    prepare: Callable[[], None] | None,
-    cls: Callable[..., Callable[[], list[Any]]],
-    args: tuple[Any, ...],
-) -> Batch | FailedBatch:
-    """Undo `BatchReducer`: a batch, or one that raises what was noted."""
-    error = message.close()
-    if error is not None:
-        return FailedBatch(error)
-    return Batch(cls(*args), ticket, prepare)
+        cls, (tasks, *rest) = batch.__reduce__()
+        try:
+            message = self.writer.write_tasks(tasks, held)
+        except SamemapError as error:
+            # Raised here it would reach the caller as that of a pickler.
+            return rebuild_failed_batch, (ticket, error.with_traceback(None))
+        return Batch, (ticket, self.prepare, cls, rest, message)
 
 
 class Batch:
-    """joblib's batch in the worker: runs it and sends the results our way."""
+    """joblib's batch in the worker: reads it, runs it and sends the results our way."""
 
     def __init__(
         self,
-        batch: Callable[[], list[Any]],
         ticket: Ticket | None,
         prepare: Callable[[], None] | None,
+        cls: Callable[..., Callable[[], list[Any]]],
+        rest: list[Any],
+        message: tuple[int, int, bytes],
     ) -> None:
-        self.batch = batch
         self.ticket = ticket
         self.prepare = prepare
+        self.cls = cls
+        self.rest = rest
+        self.message = message
 
     def __call__(self) -> Results:
         if self.prepare is not None:
             self.prepare()
-        return Results(self.batch(), self.ticket)
+        batch = self.cls(read_tasks(*self.message), *self.rest)
+        del self.message
+        return Results(batch(), self.ticket)
 
 
 class FailedBatch:
-    """A batch that could not be read. It fails as a task, where joblib looks."""
+    """A batch that could not be written. It fails as a task, where joblib looks."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
     def __call__(self) -> NoReturn:
         raise self.error
+
+
+@ByName
+def rebuild_failed_batch(ticket: Ticket | None, error: BaseException) -> FailedBatch:
+    """Undo `BatchReducer` for a batch that could not be written."""
+    return FailedBatch(error)
 
 
 class Results(list[Any]):
@@ -163,17 +191,56 @@ class Results(list[Any]):
         self.ticket = ticket
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return rebuild_results, (Outgoing(carries=True), self.ticket, list(self))
+        return rebuild_plain_results, (self.ticket, list(self))
+
+
+class ResultsReducer:
+    """Reducer of `Results`, for the backward dispatch table of one pool."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    def __call__(
+        self, results: Results
+    ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if _PLAIN.issuperset(map(type, results)):
+            return results.__reduce__()
+        try:
+            message = self.writer.write(list(results))
+        except SamemapError as error:
+            return rebuild_failed_results, (results.ticket, error.with_traceback(None))
+        return rebuild_results, (results.ticket, message)
+
+
+@ByName
+def rebuild_plain_results(ticket: Ticket | None, results: list[Any]) -> list[Any]:
+    """Undo `Results`."""
+    release(ticket)
+    return results
 
 
 @ByName
 def rebuild_results(
-    message: Incoming, ticket: Ticket | None, results: list[Any]
+    ticket: Ticket | None, message: bytes
 ) -> list[Any] | FailedResults:
-    """Undo `Results` in the caller: the list, or what raises the noted error."""
+    """Undo `ResultsReducer` in the caller: the list, or what raises the error."""
+    results: list[Any] | FailedResults
+    try:
+        results = pickle.loads(message)
+    except Exception as error:
+        results = FailedResults(error)
+    # Not before: what the results name of the caller's is open until here.
     release(ticket)
-    error = message.close()
-    return results if error is None else FailedResults(error)
+    return results
+
+
+@ByName
+def rebuild_failed_results(
+    ticket: Ticket | None, error: BaseException
+) -> FailedResults:
+    """Undo `ResultsReducer` for results that could not be written."""
+    release(ticket)
+    return FailedResults(error)
 
 
 class FailedResults:
@@ -186,19 +253,28 @@ class FailedResults:
         raise self.error
 
 
-def reduce_failure(failure: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Reduce a task's exception as both pools send it: with its traceback's text."""
-    return rebuild_failure, (Outgoing(carries=True), *failure.__reduce__())
+class FailureReducer:
+    """Reducer of a task's exception as both pools send it, with its traceback's text."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    def __call__(self, failure: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        try:
+            message = self.writer.write(failure.__reduce__())
+        except SamemapError as error:
+            # An array that it carries. Its own error says less than that of the task
+            # would, but is what can be had.
+            message = self.writer.write(type(failure)(error).__reduce__())
+        return rebuild_failure, (message,)
 
 
 @ByName
-def rebuild_failure(
-    message: Incoming, rebuild: Callable[..., BaseException], args: tuple[Any, ...]
-) -> BaseException:
-    """Undo `reduce_failure`: the exception, or what was noted in reading it."""
-    error = message.close()
-    failure = rebuild(*args)
-    if error is None:
-        return failure
-    error.__cause__ = failure.__cause__  # the worker's traceback
-    return error
+def rebuild_failure(message: bytes) -> BaseException:
+    """Undo `FailureReducer`: the exception, or what was raised in loading it."""
+    try:
+        rebuild, args = pickle.loads(message)
+        failure: BaseException = rebuild(*args)
+    except Exception as error:
+        return error
+    return failure

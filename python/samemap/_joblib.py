@@ -21,7 +21,16 @@ import joblib.pool
 import numpy as np
 from joblib.externals.loky import process_executor, reusable_executor
 
-from ._batches import BatchReducer, Keeper, reduce_failure
+from ._batches import (
+    BatchReducer,
+    FailureReducer,
+    Keeper,
+    Results,
+    ResultsReducer,
+    make_loky_pickler,
+    make_pool_pickler,
+)
+from ._envelope import Writer
 from ._errors import UnsupportedJoblibError
 from ._subclasses import overlay
 from ._switch import adopt, current_options
@@ -77,9 +86,10 @@ def _check_joblib() -> None:
 
 
 def _make_reducers(
-    stock: Callable[..., tuple[Table, Table]], keeps_batches: bool
+    stock: Callable[..., tuple[Table, Table]], make_pickler: Callable[..., Any]
 ) -> Callable[..., Any]:
     """Wrap `get_memmapping_reducers`: its tables with our entries on top."""
+    keeps_batches = make_pickler is make_loky_pickler
     signature = inspect.signature(stock)
 
     @functools.wraps(stock)
@@ -104,15 +114,17 @@ def _make_reducers(
         # A worker that imports samemap installs the defaults by itself.
         default = options == Options() and os.environ.get("SAMEMAP") != "0"
         prepare = None if default else functools.partial(adopt, options)
-        ours[joblib.parallel.BatchedCalls] = BatchReducer(
-            prepare, None if keeps_batches else Keeper()
+        forward = overlay(forward, ours, user_forward)
+        backward = overlay(backward, make_table(options, backward=True), user_backward)
+        # Copies: the envelopes' picklers have no use for the entries added here.
+        writer = Writer(make_pickler, dict(forward))
+        forward[joblib.parallel.BatchedCalls] = BatchReducer(
+            writer, prepare, None if keeps_batches else Keeper()
         )
-        back = make_table(options, backward=True)
-        back[process_executor._ExceptionWithTraceback] = reduce_failure
-        return (
-            overlay(forward, ours, user_forward),
-            overlay(backward, back, user_backward),
-        )
+        writer = Writer(make_pickler, dict(backward))
+        backward[Results] = ResultsReducer(writer)
+        backward[process_executor._ExceptionWithTraceback] = FailureReducer(writer)
+        return forward, backward
 
     return get_memmapping_reducers
 
@@ -171,7 +183,10 @@ def put_in() -> None:
     _check_joblib()
     for module in _MODULES:
         _stock[module] = getattr(module, _NAME)
-        reducers = _make_reducers(_stock[module], module is joblib.executor)
+        make_pickler = (
+            make_loky_pickler if module is joblib.executor else make_pool_pickler
+        )
+        reducers = _make_reducers(_stock[module], make_pickler)
         setattr(module, _NAME, reducers)
     executor = joblib.executor.MemmappingExecutor
     _stock_factory = executor.__dict__[_FACTORY]

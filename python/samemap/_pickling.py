@@ -7,7 +7,7 @@ import io
 import pickle
 from typing import IO, Any
 
-from ._core import Outgoing, incoming
+from ._core import Outgoing
 from ._tables import Verify, make_options, make_table
 
 
@@ -52,7 +52,7 @@ class Pickler(pickle.Pickler):
         try:
             super().dump(obj)
         finally:
-            del message
+            message.close()
 
 
 def dumps(obj: Any, *, verify: Verify | None = None, strict: bool = False) -> bytes:
@@ -90,8 +90,4 @@ def loads(data: bytes | bytearray | memoryview) -> Any:
     ValueError, TypeError
         If the message is damaged.
     """
-    message = incoming(True)
-    try:
-        return pickle.loads(data)
-    finally:
-        message.close()
+    return pickle.loads(data)

@@ -53,7 +53,9 @@ def make_table(
     counted : bool
         Arrays are added to the counters of this process.
     """
-    reduce = Reducer(stock, max_nbytes, backward, options.strict, counted).reduce
+    reduce = Reducer(
+        stock, max_nbytes, backward, options.strict, counted, options.write_through
+    ).reduce
     if options.verify is not None:
         reduce = _verify.Verified(reduce, options.verify)
     table: Table = {np.ndarray: reduce, np.memmap: reduce}
