@@ -17,7 +17,7 @@ import joblib.pool
 import numpy as np
 from joblib.externals.loky.backend import reduction
 
-from ._envelope import Writer, read_tasks
+from ._envelope import Tasks, Writer, read_tasks
 from ._errors import SamemapError
 
 Ticket = tuple[int, int]
@@ -151,7 +151,7 @@ class Batch:
         prepare: Callable[[], None] | None,
         cls: Callable[..., Callable[[], list[Any]]],
         rest: list[Any],
-        message: tuple[int, int, bytes],
+        message: Tasks,
     ) -> None:
         self.ticket = ticket
         self.prepare = prepare
@@ -162,7 +162,7 @@ class Batch:
     def __call__(self) -> Results:
         if self.prepare is not None:
             self.prepare()
-        batch = self.cls(read_tasks(*self.message), *self.rest)
+        batch = self.cls(read_tasks(self.message), *self.rest)
         del self.message
         return Results(batch(), self.ticket)
 

@@ -113,7 +113,6 @@ make_plan(PyObject *module, PyObject *array, bool write_through, Plan *plan)
     }
     Terms terms = {
         .direction = DIRECTION_FORWARD,
-        .phase = PHASE_WHOLE,
         .write_through = write_through,
         .max_nbytes = -1,
         .message = outgoing_number(outgoing_current(state)),

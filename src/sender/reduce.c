@@ -219,6 +219,27 @@ reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan)
                        !lost && plan->layout.flags & LAYOUT_WRITEABLE, shared);
 }
 
+/* The array is not one that a task has as an argument, or it may be shared with
+ * other tasks all the same. */
+static bool
+is_deep(Outgoing *message, PyObject *array)
+{
+    if (message == NULL) {
+        return false;
+    }
+    switch (message->phase) {
+    case PHASE_OWN_OBJECTS:
+        message->entangled |= scan_is_argument(message, array);
+        return true;
+    case PHASE_OBJECTS:
+        return true;
+    case PHASE_PART:
+        return !scan_is_argument(message, array);
+    default:
+        return false;
+    }
+}
+
 static PyObject *
 reducer_reduce(Reducer *self, PyObject *array)
 {
@@ -234,7 +255,7 @@ reducer_reduce(Reducer *self, PyObject *array)
     Outgoing *message = outgoing_current(state);
     Terms terms = {
         .direction = self->direction,
-        .phase = message != NULL ? message->phase : PHASE_WHOLE,
+        .is_deep = is_deep(message, array),
         .write_through = self->write_through,
         .max_nbytes = self->max_nbytes,
         .message = outgoing_number(message),
