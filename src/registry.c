@@ -138,6 +138,7 @@ void
 registry_name_as(Backing *backing, PyObject *py_token)
 {
     backing->place.py_token = Py_NewRef(py_token);
+    backing->place.given = true;
 }
 
 void
@@ -183,6 +184,16 @@ is_mapped(const Backing *known, PyObject *owner)
     return same;
 }
 
+/* The owner of `known` is this process's own: its user may close it. Those that
+ * a fork has left here nobody closes, and they have the parent's prefix. */
+static bool
+is_users(const State *state, const Backing *known)
+{
+    return !known->place.given &&
+           memcmp(PyBytes_AsString(known->place.py_token), state->token_prefix,
+                  sizeof(state->token_prefix)) == 0;
+}
+
 PyObject *
 registry_find_map(State *state, PyObject *py_token, intptr_t length,
                   uint64_t file_offset, const FileId *id)
@@ -190,7 +201,7 @@ registry_find_map(State *state, PyObject *py_token, intptr_t length,
     Backing *known =
         (Backing *)PyDict_GetItemWithError(state->by_token, py_token);
     if (known == NULL || known->place.owner_ref == NULL ||
-        known->mapping.length != length ||
+        is_users(state, known) || known->mapping.length != length ||
         known->mapping.file_offset != file_offset ||
         !fileid_equal(&known->reach.id, id)) {
         return NULL;

@@ -8,8 +8,9 @@
  * one), or NULL without an exception when there is none. */
 Backing *registry_of_owner(State *state, PyObject *owner);
 
-/* New reference: the mmap.mmap of this process that the token names, if it
- * still is what the message says; NULL without an exception otherwise. */
+/* New reference: the mmap.mmap that was made in this process for another
+ * message that names the token, or is there since a fork, if it still is what
+ * the message says; NULL without an exception otherwise. */
 PyObject *registry_find_map(State *state, PyObject *py_token, intptr_t length,
                             uint64_t file_offset, const FileId *id);
 
