@@ -40,7 +40,7 @@ PANDAS = """
         import pandas as pd
 
         array = np.memmap(path, np.float64, "r", shape=(60, 100))[::2, ::-1]
-        return pd.DataFrame(array)
+        return pd.DataFrame(array, copy=False)
 """
 
 ASTROPY = """
