@@ -110,7 +110,7 @@ PyDoc_STRVAR(
 PyDoc_STRVAR(is_mapped_doc,
              "is_mapped(array, /)\n--\n\n"
              "True if the memory of the array belongs to a mapping.");
-PyDoc_STRVAR(describe_doc, "describe(array, write_through=False, /)\n--\n\n"
+PyDoc_STRVAR(describe_doc, "describe(array, /)\n--\n\n"
                            "How the array will travel, as a dict.");
 PyDoc_STRVAR(counts_doc, "counts()\n--\n\n"
                          "{reason: (arrays, bytes)} of this process.");
@@ -132,7 +132,7 @@ static PyMethodDef functions[] = {
     {"take", take_call, METH_VARARGS, take_doc},
     {"is_own", outgoing_is_own, METH_O, is_own_doc},
     {"is_mapped", describe_is_mapped, METH_O, is_mapped_doc},
-    {"describe", describe_array, METH_VARARGS, describe_doc},
+    {"describe", describe_array, METH_O, describe_doc},
     {"counts", describe_counts, METH_NOARGS, counts_doc},
     {"known", known, METH_NOARGS, known_doc},
     {"set_map_table", set_map_table, METH_O, set_map_table_doc},

@@ -186,7 +186,7 @@ class Writer:
 
 
 @functools.cache
-def _with_persistent_id(cls: type) -> Any:
+def _with_persistent_id(cls: Any) -> Any:
     """Make a class of picklers that ask their attribute `get_id` for numbers.
 
     It has to be a class: picklers look for the method when they are made.

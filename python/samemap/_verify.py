@@ -35,20 +35,26 @@ class Verified:
 
     def __call__(self, array: Array) -> Any:
         reduction = self.reduce(array)
-        if reduction[0] is not _core.rebuild or array.dtype.hasobject:
+        rebuild, args = reduction[:2]
+        if rebuild not in (_core.rebuild, _core.pending) or array.dtype.hasobject:
             return reduction
         expected = fingerprint(array, self.level)
-        memory = reduction[1][0]
-        if isinstance(memory, tuple):  # an np.memmap: its attributes follow
+        memory, layout = args[:2]
+        if isinstance(memory, tuple):  # of an np.memmap: its attributes follow
             memory = memory[0]
         else:
             expected["type"] = "numpy.ndarray"
+        # Read-only where several tasks may get to it: the layout's first flag.
+        expected["writeable"] = bool(layout[2] & 1)
         if not isinstance(memory, _core.Backing):
             # A copy keeps values, not gaps between them or shared writing.
             for key in ("strides", "writeable", "contiguous"):
                 del expected[key]
-        path = _core.describe(array).get("path")
-        return checked, (*reduction[:2], expected, path)
+        told = expected, _core.describe(array).get("path")
+        if rebuild is _core.pending:
+            parts = (*args, None, None)[:4]
+            return _core.pending, (*parts, (compare, told))
+        return checked, (rebuild, args, *told)
 
 
 def chunks(array: Array) -> Iterator[Array]:
@@ -104,26 +110,20 @@ def checked(
     args: Any,
     expected: dict[str, Any],
     path: str | None = None,
-) -> Any:
-    """Rebuild an array and compare it with what its sender saw.
+) -> Array:
+    """Rebuild an array and compare it with what its sender saw, as `compare` does."""
+    return compare(rebuild(*args), (expected, path))
 
-    Parameters
-    ----------
-    rebuild, args
-        How to make the array.
-    expected : dict
-        Its `fingerprint`, or part of it.
-    path : str, optional
-        The file that the sender had mapped.
+
+def compare(array: Array, told: tuple[dict[str, Any], str | None]) -> Array:
+    """Compare an array with what its sender saw of it, and of its file.
 
     Raises
     ------
     VerificationError
         Naming the array, its file and every difference.
     """
-    array = rebuild(*args)
-    if not isinstance(array, np.ndarray):
-        return array  # an error that the message has noted already
+    expected, path = told
     found = fingerprint(array, "data" if "crc32" in expected else "layout")
     differences = [
         f"{name} is {found[name]!r} instead of {value!r}"
@@ -132,13 +132,10 @@ def checked(
     ]
     if differences:
         where = "in ordinary memory" if path is None else f"on the file {path!r}"
-        _core.note(
-            VerificationError(
-                f"{expected['type']} of shape {expected['shape']} and "
-                f"dtype {expected['dtype']} {where} arrived otherwise than it was "
-                "sent: " + "; ".join(differences),
-                path,
-            )
+        raise VerificationError(
+            f"{expected['type']} of shape {expected['shape']} and "
+            f"dtype {expected['dtype']} {where} arrived otherwise than it was "
+            "sent: " + "; ".join(differences),
+            path,
         )
-    # Noted: what the array is a part of is still built, then nobody gets it.
     return array
