@@ -63,4 +63,8 @@ int outgoing_hold(State *state, PyObject *object);
  */
 PyObject *outgoing_is_own(PyObject *module, PyObject *array);
 
+/* samemap._core.count_pending(): counts one more array that each task makes its
+ * own, and returns the list of what the message holds, or None. */
+PyObject *outgoing_count_pending(PyObject *module, PyObject *ignored);
+
 #endif
