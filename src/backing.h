@@ -39,6 +39,7 @@ typedef struct {
     PyObject *py_token; /* owned bytes, the same in every process; NULL: there
                          * is no file that a message could name */
     bool foreign;       /* the token is another process's */
+    bool inherited;     /* so is the map, by a fork: it may not be there */
 } Place;
 
 /* Of a private map: the parts whose modified bytes are in the message of that

@@ -180,6 +180,7 @@ registry_after_fork(State *state)
         for (Backing *each = (Backing *)backing; each != NULL;
              each = each->place.sibling) {
             each->place.foreign = true;
+            each->place.inherited = true;
         }
     }
 }

@@ -8,6 +8,7 @@
 #include "message.h"
 #include "os/descriptor.h"
 #include "os/page.h"
+#include "os/pagemap.h"
 #include "registry.h"
 #include "wire/identity.h"
 
@@ -103,6 +104,53 @@ get_memory(PyObject *map, char **start, npy_intp *length)
     return 0;
 }
 
+static int
+get_status(const char *path, FileStatus *status)
+{
+    int result;
+    Py_BEGIN_ALLOW_THREADS
+    result = fileid_stat(path, status);
+    Py_END_ALLOW_THREADS
+    return result;
+}
+
+static int
+get_open_status(int fd, FileStatus *status)
+{
+    int result;
+    Py_BEGIN_ALLOW_THREADS
+    result = fileid_fstat(fd, status);
+    Py_END_ALLOW_THREADS
+    return result;
+}
+
+/* What was mapped before a fork may not be there after it (MADV_DONTFORK), and
+ * its file may have become shorter since the sender looked. */
+static bool
+is_inherited_whole(State *state, const Backing *known)
+{
+    const Mapping *mapping = &known->mapping;
+    uintptr_t low = (uintptr_t)mapping->start;
+    uintptr_t high = low + (uintptr_t)mapping->length;
+    FileStatus status;
+    MapEntry entry;
+    int found = maptable_find(&state->maptable, low, high, &entry);
+    if (found == 0 ||
+        (found == 1 && !reach_shows(&known->reach, mapping, &entry)) ||
+        !pagemap_readable(low, low + 1) || !pagemap_readable(high - 1, high)) {
+        return false;
+    }
+    int64_t end = (int64_t)mapping->file_offset + mapping->length;
+    /* Held: another thread may find another way to the file meanwhile. */
+    PyObject *py_path = Py_XNewRef(known->reach.path);
+    bool shorter = py_path != NULL &&
+                   get_status(PyBytes_AsString(py_path), &status) == 0 &&
+                   fileid_equal(&status.id, &known->reach.id) &&
+                   status.size < end;
+    Py_XDECREF(py_path);
+    return !shorter;
+}
+
 /* The memory of `known` still is what it was made of. */
 static bool
 is_mapped(State *state, const Backing *known, PyObject *owner)
@@ -110,6 +158,9 @@ is_mapped(State *state, const Backing *known, PyObject *owner)
     char *start;
     npy_intp length;
     MapEntry entry;
+    if (known->place.inherited && !is_inherited_whole(state, known)) {
+        return false;
+    }
     if (!PyObject_TypeCheck(owner, state->mmap_type)) {
         /* Any other owner may have unmapped it, or mapped it anew. */
         uintptr_t low = (uintptr_t)known->mapping.start;
@@ -210,16 +261,6 @@ open_file(State *state, const Reference *ref)
     return fd;
 }
 
-static int
-get_status(int fd, FileStatus *status)
-{
-    int result;
-    Py_BEGIN_ALLOW_THREADS
-    result = fileid_fstat(fd, status);
-    Py_END_ALLOW_THREADS
-    return result;
-}
-
 /* Makes a typed error of what mmap.mmap has raised, where it is about the file:
  * that was as long as the map a moment ago. */
 static void
@@ -229,7 +270,7 @@ set_map_error(State *state, const Reference *ref, int fd)
     FileStatus status;
     int64_t end = end_in_file(ref);
     if (PyErr_ExceptionMatches(PyExc_ValueError) &&
-        get_status(fd, &status) == 0 && status.size < end) {
+        get_open_status(fd, &status) == 0 && status.size < end) {
         PyErr_Clear();
         errors_set_truncated(state, ref->path, end, status.size);
     } else if (PyErr_ExceptionMatches(PyExc_OSError)) {
