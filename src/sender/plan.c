@@ -174,10 +174,11 @@ plan_make(State *state, PyArrayObject *array, Direction direction,
     if (plan->backing == NULL) {
         return -1;
     }
-    bool inside = set_offset(plan);
+    /* The check comes first: it may shorten the mapping. */
     if (backing_check(plan->backing, message) < 0) {
         return -1;
     }
+    bool inside = set_offset(plan);
     plan->reason = direction == DIRECTION_BACKWARD
                        ? backward_reason(plan->backing)
                        : plan->backing->reach.reason;
