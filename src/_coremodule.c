@@ -399,6 +399,7 @@ module_free(void *module)
     State *state = PyModule_GetState((PyObject *)module);
     if (state != NULL) {
         maptable_close(&state->maptable);
+        descriptor_free(&state->open_files);
         module_clear((PyObject *)module);
     }
 }

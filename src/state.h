@@ -3,6 +3,7 @@
 #define SAMEMAP_STATE_H
 
 #include "core.h"
+#include "os/descriptor.h"
 #include "os/maptable.h"
 #include "os/pagemap.h"
 #include "reason.h"
@@ -66,6 +67,10 @@ typedef struct State {
 
     MapTable maptable;
     PagemapSource pagemap;
+
+    /* What this process had open when that message was written: reach.c. */
+    OpenFiles open_files;
+    uint64_t open_files_message;
 
     /* Messages under way in any thread, newest first. Borrowed: each takes
      * itself out when it dies. */

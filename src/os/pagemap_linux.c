@@ -11,6 +11,8 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -29,6 +31,7 @@ struct pm_scan_arg {
 #define PAGE_IS_SWAPPED (1 << 4)
 
 /* Bits of the 64-bit entries that reading /proc/self/pagemap gives. */
+#define ENTRY_EXCLUSIVE (UINT64_C(1) << 56) /* mapped in one place only */
 #define ENTRY_FILE (UINT64_C(1) << 61)
 #define ENTRY_SWAPPED (UINT64_C(1) << 62)
 #define ENTRY_PRESENT (UINT64_C(1) << 63)
@@ -107,7 +110,20 @@ pagemap_next_modified(PagemapSource source, uintptr_t low, uintptr_t high,
     return found;
 }
 
-/* The system copies where we would fault: one byte of each page. */
+/* The system reads from the address as a program would, and says EFAULT where
+ * that would be killed: it looks at the new signal mask before it looks at what
+ * to do with it, which is nothing. */
+static bool
+can_read(uintptr_t address)
+{
+    uintptr_t aligned = address & ~(uintptr_t)7;
+    return syscall(SYS_rt_sigprocmask, ~0, aligned, NULL, 8) == 0 ||
+           errno != EFAULT;
+}
+
+/* The system copies where we would fault: one byte of each page. That is quick,
+ * but not allowed everywhere (seccomp) and never for secret memory, which its
+ * owner can read all the same. */
 int
 pagemap_readable(uintptr_t low, uintptr_t high)
 {
@@ -119,18 +135,102 @@ pagemap_readable(uintptr_t low, uintptr_t high)
 
     while (low < high) {
         size_t n = 0;
-        while (n < BATCH && low < high) {
-            remote[n++] = (struct iovec){(void *)low, 1};
-            low = (low / page + 1) * page;
+        for (uintptr_t next = low; n < BATCH && next < high; n++) {
+            remote[n] = (struct iovec){(void *)next, 1};
+            next = (next / page + 1) * page;
         }
         struct iovec local = {bytes, n};
         ssize_t got = process_vm_readv(self, &local, 1, remote, n, 0);
         if (got < 0 && errno != EFAULT) {
-            return 1; /* not allowed here (seccomp) */
+            return 1;
         }
-        if (got != (ssize_t)n) {
+        size_t done = got > 0 ? (size_t)got : 0;
+        if (done < n && !can_read((uintptr_t)remote[done].iov_base)) {
+            return 0;
+        }
+        /* Past the last page that could be read, one way or the other. */
+        done = done < n ? done : n - 1;
+        low = ((uintptr_t)remote[done].iov_base / page + 1) * page;
+    }
+    return 1;
+}
+
+/* The entry of the page at `address`; 0, as for a page that is not there, when
+ * it can't be read. */
+static uint64_t
+read_entry(int pagemap, uintptr_t address)
+{
+    uint64_t entry;
+    off_t offset = (off_t)(address / page_size() * sizeof(entry));
+    return pread(pagemap, &entry, sizeof(entry), offset) == sizeof(entry)
+               ? entry
+               : 0;
+}
+
+/* How often the page at `address` is mapped: 1, 2 for more than once, 0 when it
+ * is not there or no page of a file. */
+static int
+count_maps(int pagemap, uintptr_t address)
+{
+    uint64_t entry = read_entry(pagemap, address);
+    if (!(entry & ENTRY_PRESENT) || !(entry & ENTRY_FILE)) {
+        return 0;
+    }
+    return entry & ENTRY_EXCLUSIVE ? 1 : 2;
+}
+
+/* Maps the page of `fd` for a moment: as often as that is done, the page at
+ * `address`, mapped once else, must be seen to be mapped twice. 1, 0 or -1 as
+ * pagemap_shows. */
+static int
+follows(int pagemap, uintptr_t address, int fd, off_t offset)
+{
+    /* More than once: another process might map the same page of another file
+     * in that very moment, and unmap it again. */
+    enum { ROUNDS = 4 };
+    const size_t size = page_size();
+    for (int round = 0; round < ROUNDS; round++) {
+        void *other =
+            mmap(NULL, size, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, offset);
+        if (other == MAP_FAILED) {
+            return -1;
+        }
+        int there = count_maps(pagemap, (uintptr_t)other);
+        int during = count_maps(pagemap, address);
+        munmap(other, size);
+        int after = count_maps(pagemap, address);
+        if (there == 0 || during == 0 || after != 1) {
+            return -1;
+        }
+        if (during == 1) {
             return 0;
         }
     }
     return 1;
+}
+
+int
+pagemap_shows(uintptr_t low, uintptr_t high, uint64_t file_offset, int fd)
+{
+    /* Pages that were modified, or that others map, tell nothing. */
+    enum { TRIES = 64 };
+    const size_t size = page_size();
+    const size_t pages = (high - low + size - 1) / size;
+    const size_t tries = pages < TRIES ? pages : TRIES;
+    int result = -1;
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (pagemap < 0) {
+        return -1;
+    }
+    for (size_t i = 0; i < tries && result < 0; i++) {
+        size_t index = pages / tries * i;
+        uintptr_t address = low + index * size;
+        if (pagemap_readable(address, address + 1) &&
+            count_maps(pagemap, address) == 1) {
+            result = follows(pagemap, address, fd,
+                             (off_t)(file_offset + index * size));
+        }
+    }
+    close(pagemap);
+    return result;
 }
