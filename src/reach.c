@@ -38,10 +38,8 @@ try_open(const char *path, const FileId *id, bool writable, bool opened)
 {
     int error;
     Py_BEGIN_ALLOW_THREADS
-    error = fileid_access(path, writable);
-    if (error == 0 && !opened) {
-        error = descriptor_try_open(path, id, writable);
-    }
+    error = opened ? fileid_access(path, writable)
+                   : descriptor_try_open(path, id, writable);
     Py_END_ALLOW_THREADS
     return error;
 }

@@ -245,16 +245,57 @@ assert load(message) == os.path.abspath("merged/data")
     )
 
 
-def test_no_proof_no_reference(btrfs):
-    """No page that only this process has tells which file it is: a copy, and why."""
+@pytest.mark.parametrize("how", ["r", "r+", "c"])
+def test_mapped_twice(btrfs, how):
+    """Pages that others have mapped too: shared maps are proven in another way.
+
+    For private ones there is no proof: a copy, and `explain` says why.
+    """
     btrfs(
         """
 first, second = open_map("live/data"), open_map("live/data")
-look(first), look(second)  # each page is mapped twice
-os.unlink("live/data")
-told = arrives(first, 1)
-assert not told["by_reference"], told
-assert told["reason"] == "unproven", told
+snap, again = open_map("snap/data"), open_map("snap/data")
+for array, value in (first, 1), (second, 1), (snap, 2), (again, 2):
+    assert look(array) == (value, value)
+for array, value in (first, 1), (second, 1), (snap, 2), (again, 2):
+    told = arrives(array, value)
+    assert told["by_reference"] == (how != "c"), told
+    assert told["reason"] == ("unproven" if how == "c" else ""), told
+write("live/new", 3)
+os.replace("live/new", "live/data")
+arrives(first, 1)
 """,
-        "r",
+        how,
+    )
+
+
+@pytest.mark.parametrize("how", ["r", "r+", "c"])
+def test_mapped_twice_and_mounted_over(btrfs, how):
+    """The same where the path leads to the snapshot by then."""
+    btrfs(
+        """
+live = [open_map("live/data") for _ in range(2)]
+snap = [open_map("snap/data") for _ in range(2)]
+for array in live + snap:
+    look(array)
+subprocess.run(["mount", "--bind", "snap", "live"], check=True)
+for array in live:
+    arrives(array, 1)
+""",
+        how,
+    )
+
+
+def test_overlay_mapped_twice(overlay):
+    """Two maps to write through go by reference all the same, and are written to."""
+    overlay(
+        """
+first, second = open_map("merged/data"), open_map("merged/data")
+assert look(first) == look(second) == (1, 1)
+assert arrives(first, 1)["by_reference"] and arrives(second, 1)["by_reference"]
+tasks = [delayed(np.ndarray.fill)(first, 5)]
+Parallel(n_jobs=2, backend=backend, max_nbytes=None)(tasks)
+assert look(second) == (5, 5)
+""",
+        "r+",
     )

@@ -23,10 +23,10 @@ typedef enum {
 Match descriptor_match(const Mapping *mapping, const MapEntry *entry,
                        const char *path, int fd, const FileStatus *status);
 
-/* 0 when this process can open the file `id` at `path` so; else errno. Asks by
- * doing it: access() does not know of Landlock, nor that secret memory can't be
- * opened at all. 0 as well where that would cost the user something: whoever
- * closes a file gives up all his locks on it. */
+/* 0 when this process can open the regular file `id` at `path` so; else errno.
+ * Asks by doing it: access() does not know of Landlock, nor that secret memory
+ * can't be opened at all. access() decides where an open would cost the user
+ * something: whoever closes a file gives up all his locks on it. */
 int descriptor_try_open(const char *path, const FileId *id, bool writable);
 
 /* The regular files that this process has open, by inode number. All zero: none

@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -34,23 +35,33 @@ is_overlay(const char *path)
 static bool
 is_locked(uint64_t ino)
 {
-    char line[256];
+    char text[4096 + 1];
+    size_t size = 0;
+    ssize_t n;
     bool locked = false;
     const long self = (long)getpid();
-    FILE *locks = fopen("/proc/locks", "re");
-    if (locks == NULL) {
+    int fd = open("/proc/locks", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
         return true;
     }
-    while (!locked && fgets(line, sizeof(line), locks) != NULL) {
-        long pid;
-        uint64_t inode;
-        locked = sscanf(line, "%*s POSIX %*s %*s %ld %*x:%*x:%" SCNu64, &pid,
-                        &inode) == 2 &&
-                 pid == self && inode == ino;
+    while (!locked &&
+           (n = read(fd, text + size, sizeof(text) - 1 - size)) > 0) {
+        char *line = text, *end;
+        size += (size_t)n;
+        text[size] = '\0';
+        for (; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+            long pid;
+            uint64_t inode;
+            locked |= sscanf(line, "%*s POSIX %*s %*s %ld %*x:%*x:%" SCNu64,
+                             &pid, &inode) == 2 &&
+                      pid == self && inode == ino;
+        }
+        /* The rest of a line comes with the next part. */
+        size -= (size_t)(line - text);
+        memmove(text, line, size);
     }
-    locked |= ferror(locks) != 0;
-    fclose(locks);
-    return locked;
+    close(fd);
+    return locked || n < 0;
 }
 
 /* By a page. `status` was read before, and must hold afterwards: else the file
@@ -90,7 +101,10 @@ descriptor_match(const Mapping *mapping, const MapEntry *entry,
         return MATCH_OTHER;
     }
     bool overlay = is_overlay(path);
-    if (status->id.dev == maptable_device(entry) && !overlay) {
+    /* Who maps a file to write into it has opened it for that: it had been
+     * copied up before, and never is again. */
+    if (status->id.dev == maptable_device(entry) &&
+        (!overlay || mapping_writes_through(mapping))) {
         return MATCH_SAME;
     }
     if (overlay && status->id.birth_sec == 0) {
@@ -104,14 +118,14 @@ descriptor_match(const Mapping *mapping, const MapEntry *entry,
 int
 descriptor_try_open(const char *path, const FileId *id, bool writable)
 {
-    FileStatus status;
+    const int flags = O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
     if (is_locked(id->ino)) {
-        return 0;
+        return fileid_access(path, writable);
     }
-    int fd = fileid_open(path, writable, &status);
+    int fd = open(path, (writable ? O_RDWR : O_RDONLY) | flags);
     if (fd < 0) {
         bool few = errno == EMFILE || errno == ENFILE || errno == ENOMEM;
-        return few ? 0 : errno;
+        return few ? fileid_access(path, writable) : errno;
     }
     close(fd);
     return 0;

@@ -9,11 +9,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 /* From <linux/fs.h> of Linux 6.7, as in maptable_linux.c. */
@@ -209,6 +215,129 @@ follows(int pagemap, uintptr_t address, int fd, off_t offset)
     return 1;
 }
 
+typedef struct {
+    uint32_t *word;
+    atomic_bool stop, woken;
+} Waiter;
+
+/* Waits at the word until it is woken there. */
+static void *
+wait_at_word(void *arg)
+{
+    Waiter *waiter = arg;
+    const struct timespec timeout = {.tv_nsec = 100 * 1000 * 1000};
+    while (!atomic_load(&waiter->stop)) {
+        uint32_t value = *(volatile uint32_t *)waiter->word;
+        if (syscall(SYS_futex, waiter->word, FUTEX_WAIT, value, &timeout, NULL,
+                    0) == 0) {
+            atomic_store(&waiter->woken, true);
+            break;
+        }
+    }
+    return NULL;
+}
+
+static long
+requeue(uint32_t *from, uint32_t *to)
+{
+    return syscall(SYS_futex, from, FUTEX_REQUEUE, 0, 1, to, 0);
+}
+
+/* A thread that waits at a word of a file is woken at any address that shows
+ * the same word of the same file, and at no other: 1 or 0, or -1. Both words
+ * are mapped read-only, so nothing is written. */
+static int
+wakes(uint32_t *word, uint32_t *other)
+{
+    enum { PATIENCE = 10000 }; /* times 20 us */
+    Waiter waiter = {.word = word};
+    uint32_t aside = 0;
+    pthread_t thread;
+    sigset_t all, before;
+    bool waiting = false, woke = false;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(&thread, NULL, wait_at_word, &waiter);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed) {
+        return -1;
+    }
+    for (int i = 0; i < PATIENCE && !waiting; i++) {
+        /* Moved aside and back: the thread is known to be waiting. */
+        waiting = requeue(word, &aside) == 1 && requeue(&aside, word) == 1;
+        if (!waiting) {
+            usleep(20);
+        }
+    }
+    if (waiting) {
+        woke = syscall(SYS_futex, other, FUTEX_WAKE, 1, NULL, NULL, 0) == 1;
+    }
+    /* Somebody was woken. Was it the thread? */
+    for (int i = 0; i < PATIENCE && woke && !atomic_load(&waiter.woken); i++) {
+        usleep(20);
+    }
+    woke = woke && atomic_load(&waiter.woken);
+    atomic_store(&waiter.stop, true);
+    syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    syscall(SYS_futex, &aside, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    pthread_join(thread, NULL);
+    return waiting ? woke : -1;
+}
+
+/* By two words that depend on the moment, so that another process that does the
+ * same at the same time wakes its own threads; threads of this one take turns
+ * (in a child that was forked meanwhile nobody gets one). 1, 0 or -1. */
+static int
+share_words(uint32_t *page, uint32_t *other)
+{
+    static atomic_flag busy = ATOMIC_FLAG_INIT;
+    const size_t words = page_size() / sizeof(uint32_t);
+    struct timespec now;
+    int result = 1;
+    for (int i = 0; atomic_flag_test_and_set(&busy); i++) {
+        if (i == 10000) {
+            return -1;
+        }
+        usleep(20);
+    }
+    for (int round = 0; round < 2 && result == 1; round++) {
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        size_t index = ((size_t)now.tv_nsec * 31 + (size_t)getpid()) % words;
+        result = wakes(page + index, other + index);
+    }
+    atomic_flag_clear(&busy);
+    return result;
+}
+
+/* For shared maps, of which a page can be shown at a second address: 1, 0 or -1
+ * as pagemap_shows, whoever else has mapped it. */
+static int
+shares_word(uintptr_t address, int fd, off_t offset)
+{
+    const size_t size = page_size();
+    int result = -1;
+    uint32_t *other = MAP_FAILED;
+    uint32_t *page = mremap((void *)address, 0, size, MREMAP_MAYMOVE);
+    if (page == MAP_FAILED) {
+        return -1; /* a private map, for one */
+    }
+    if (mprotect(page, size, PROT_READ) == 0) {
+        other =
+            mmap(NULL, size, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, offset);
+    }
+    if (other != MAP_FAILED &&
+        pagemap_readable((uintptr_t)page, (uintptr_t)page + 1) &&
+        pagemap_readable((uintptr_t)other, (uintptr_t)other + 1)) {
+        result = share_words(page, other);
+    }
+    if (other != MAP_FAILED) {
+        munmap(other, size);
+    }
+    munmap(page, size);
+    return result;
+}
+
 int
 pagemap_shows(uintptr_t low, uintptr_t high, uint64_t file_offset, int fd)
 {
@@ -232,5 +361,5 @@ pagemap_shows(uintptr_t low, uintptr_t high, uint64_t file_offset, int fd)
         }
     }
     close(pagemap);
-    return result;
+    return result < 0 ? shares_word(low, fd, (off_t)file_offset) : result;
 }
