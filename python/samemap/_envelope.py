@@ -92,32 +92,35 @@ class Writer:
         """
         file = io.BytesIO()
         message = Outgoing(held)
+        pickles: list[bytes] = []
         try:
             pickler = self._new_pickler(file)
             objects, others = message.objects(tasks, self.table)
             for cls in {*others, *self.table}:
                 if issubclass(cls, np.ndarray) and cls not in (np.ndarray, np.memmap):
-                    pickler.register(cls, self._own(cls, held))
+                    pickler.register(cls, self._own(cls, held, pickles))
             for obj in objects:
                 pickler.dump(obj)
             message.tasks()
             pickler.dump(tasks)
         finally:
             pending = message.close()
-        return len(objects), pending, file.getvalue()
+        return len(objects), pending + len(pickles), file.getvalue()
 
-    def _own(self, cls: type, held: list[Any] | None) -> Reduce:
+    def _own(self, cls: type, held: list[Any] | None, pickles: list[bytes]) -> Reduce:
         """Reducer of a subclass of ndarray in a batch of tasks.
 
         Where the task's own array needs pages or a copy of its own, it is a pickle in
         the pickle, which the task loads: nobody else knows how to copy such a class.
+        `pickles` gets those.
         """
         reduce = self.table.get(cls) or copyreg.dispatch_table.get(cls)
 
         def reduce_own(array: Any) -> Any:
             own = is_own(array)
             if own == 2 or (own == 1 and _is_mapped(array)):
-                return pending_pickle, (self.write(array, held),)
+                pickles.append(self.write(array, held))
+                return pending_pickle, (pickles[-1],)
             return reduce(array) if reduce is not None else array.__reduce_ex__(5)
 
         return reduce_own

@@ -14,6 +14,9 @@ from ._errors import VerificationError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# In the flags of a layout.
+_WRITEABLE = 1
+
 # Bytes that one step of a checksum copies at most.
 _CHUNK = 1 << 24
 
@@ -35,10 +38,11 @@ class Verified:
 
     def __call__(self, array: Array) -> Any:
         reduction = self.reduce(array)
-        if reduction[0] is not _core.rebuild or array.dtype.hasobject:
+        rebuild, args = reduction[:2]
+        if rebuild not in (_core.rebuild, _core.pending) or array.dtype.hasobject:
             return reduction
         expected = fingerprint(array, self.level)
-        memory = reduction[1][0]
+        memory = args[0]
         if isinstance(memory, tuple):  # an np.memmap: its attributes follow
             memory = memory[0]
         else:
@@ -47,8 +51,13 @@ class Verified:
             # A copy keeps values, not gaps between them or shared writing.
             for key in ("strides", "writeable", "contiguous"):
                 del expected[key]
+        elif array.flags.writeable and not args[1][2] & _WRITEABLE:
+            expected["writeable"] = False  # several tasks may get to it
         path = _core.describe(array).get("path")
-        return checked, (*reduction[:2], expected, path)
+        if rebuild is _core.pending:
+            unset = [None] * (4 - len(args))
+            return rebuild, (*args, *unset, (check, (expected, path)))
+        return checked, (rebuild, args, expected, path)
 
 
 def chunks(array: Array) -> Iterator[Array]:
@@ -104,26 +113,34 @@ def checked(
     args: Any,
     expected: dict[str, Any],
     path: str | None = None,
-) -> Any:
+) -> Array:
     """Rebuild an array and compare it with what its sender saw.
 
     Parameters
     ----------
     rebuild, args
         How to make the array.
-    expected : dict
-        Its `fingerprint`, or part of it.
-    path : str, optional
-        The file that the sender had mapped.
+    expected, path
+        See `check`.
+    """
+    return check(rebuild(*args), (expected, path))
+
+
+def check(array: Array, sent: tuple[dict[str, Any], str | None]) -> Array:
+    """Return an array if it is as its sender saw it.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+    sent : tuple
+        Its `fingerprint`, or part of it, and the file that the sender had mapped.
 
     Raises
     ------
     VerificationError
         Naming the array, its file and every difference.
     """
-    array = rebuild(*args)
-    if not isinstance(array, np.ndarray):
-        return array  # an error that the message has noted already
+    expected, path = sent
     found = fingerprint(array, "data" if "crc32" in expected else "layout")
     differences = [
         f"{name} is {found[name]!r} instead of {value!r}"
@@ -132,13 +149,10 @@ def checked(
     ]
     if differences:
         where = "in ordinary memory" if path is None else f"on the file {path!r}"
-        _core.note(
-            VerificationError(
-                f"{expected['type']} of shape {expected['shape']} and "
-                f"dtype {expected['dtype']} {where} arrived otherwise than it was "
-                "sent: " + "; ".join(differences),
-                path,
-            )
+        raise VerificationError(
+            f"{expected['type']} of shape {expected['shape']} and "
+            f"dtype {expected['dtype']} {where} arrived otherwise than it was "
+            "sent: " + "; ".join(differences),
+            path,
         )
-    # Noted: what the array is a part of is still built, then nobody gets it.
     return array
