@@ -1,8 +1,8 @@
 """How a message names a map: what the sender writes, and its reader takes.
 
 A reader elsewhere, which has no such map and whose sender is gone, is this process
-with another token and nobody's process number. Files are opened when a view asks for
-bytes: here, one of all bytes as unsigned integers.
+with another token and nobody's process number. A file is opened when a view asks for
+its bytes.
 """
 
 from samemap import _core
@@ -33,13 +33,13 @@ def token(array):
 
 
 def attach(arguments, **others):
-    """Take a reference, some of its arguments exchanged, and return all its bytes.
+    """Take a reference, some of its arguments exchanged; return the mapping.
 
-    They are on private pages if `access` says so, else on what all messages share.
+    It is a private one if `access` says so, else the one that all messages share.
     """
     arguments = {**arguments, **others}
     source = _core.attach(*arguments.values())
-    return whole(source, arguments["length"], arguments["access"] & PRIVATE)
+    return mapping(source, arguments["length"], arguments["access"] & PRIVATE)
 
 
 def elsewhere(arguments, **others):
@@ -47,7 +47,8 @@ def elsewhere(arguments, **others):
     return attach(arguments, **{"token": ELSEWHERE, "pid": NOBODY, **others})
 
 
-def whole(source, nbytes, private=False):
-    """Rebuild all bytes of a source as one array."""
+def mapping(source, nbytes, private=False):
+    """Return the mmap.mmap that views of a source lie on."""
     flags = encoding.WRITEABLE | (encoding.PRIVATE if private else 0)
-    return _core.rebuild(source, encoding.encode("u1", (nbytes,), flags=flags))
+    layout = encoding.encode("u1", (nbytes,), (1,), flags=flags)
+    return _core.rebuild(source, layout).base
