@@ -31,7 +31,9 @@ if sanitizers:
 # The seam to the operating system: `SAMEMAP_OS=none` builds the one that knows nothing.
 system = os.environ.get("SAMEMAP_OS") or sys.platform
 others = "_none.c" if system == "linux" else "_linux.c"
-sources = [p for p in sorted(glob("src/**/*.c", recursive=True)) if not p.endswith(others)]
+sources = [
+    p for p in sorted(glob("src/**/*.c", recursive=True)) if not p.endswith(others)
+]
 
 setup(
     ext_modules=[

@@ -94,9 +94,10 @@ PyDoc_STRVAR(
     "/)\n--\n\n"
     "What stands for such an array until a task takes it; if `finish` is\n"
     "(function, object), the task gets function(array, object).");
-PyDoc_STRVAR(pending_pickle_doc,
-             "pending_pickle(pickle, /)\n--\n\n"
-             "The same for an object that each task unpickles.");
+PyDoc_STRVAR(
+    pending_call_doc,
+    "pending_call(function, /, *args)\n--\n\n"
+    "The same for an object that each task gets from function(*args).");
 PyDoc_STRVAR(
     take_doc,
     "take(args, kwargs, /)\n--\n\n"
@@ -109,7 +110,7 @@ PyDoc_STRVAR(
 PyDoc_STRVAR(is_mapped_doc,
              "is_mapped(array, /)\n--\n\n"
              "True if the memory of the array belongs to a mapping.");
-PyDoc_STRVAR(describe_doc, "describe(array, write_through=False, /)\n--\n\n"
+PyDoc_STRVAR(describe_doc, "describe(array, /)\n--\n\n"
                            "How the array will travel, as a dict.");
 PyDoc_STRVAR(counts_doc, "counts()\n--\n\n"
                          "{reason: (arrays, bytes)} of this process.");
@@ -127,11 +128,11 @@ static PyMethodDef functions[] = {
      rebuild_doc},
     {"pending", (PyCFunction)(void (*)(void))pending_call, METH_FASTCALL,
      pending_doc},
-    {"pending_pickle", pending_pickle, METH_O, pending_pickle_doc},
+    {"pending_call", pending_function, METH_VARARGS, pending_call_doc},
     {"take", take_call, METH_VARARGS, take_doc},
     {"is_own", outgoing_is_own, METH_O, is_own_doc},
     {"is_mapped", describe_is_mapped, METH_O, is_mapped_doc},
-    {"describe", describe_array, METH_VARARGS, describe_doc},
+    {"describe", describe_array, METH_O, describe_doc},
     {"counts", describe_counts, METH_NOARGS, counts_doc},
     {"known", known, METH_NOARGS, known_doc},
     {"set_map_table", set_map_table, METH_O, set_map_table_doc},
@@ -322,9 +323,12 @@ init_types(State *state, PyObject *module)
     state->attach = PyObject_GetAttrString(module, "attach");
     state->rebuild = PyObject_GetAttrString(module, "rebuild");
     state->pending = PyObject_GetAttrString(module, "pending");
-    state->pickle_loads = import_from("pickle", "loads");
+    state->function_type = (PyTypeObject *)import_from("types", "FunctionType");
+    state->method_type = (PyTypeObject *)import_from("types", "MethodType");
+    state->partial_type = (PyTypeObject *)import_from("functools", "partial");
     return state->attach != NULL && state->rebuild != NULL &&
-                   state->pending != NULL && state->pickle_loads != NULL
+                   state->pending != NULL && state->function_type != NULL &&
+                   state->method_type != NULL && state->partial_type != NULL
                ? 0
                : -1;
 }
@@ -367,7 +371,9 @@ module_exec(PyObject *module)
     VISIT(attach)           \
     VISIT(rebuild)          \
     VISIT(pending)          \
-    VISIT(pickle_loads)     \
+    VISIT(function_type)    \
+    VISIT(method_type)      \
+    VISIT(partial_type)     \
     VISIT(backing_error)    \
     VISIT(not_found_error)  \
     VISIT(replaced_error)   \

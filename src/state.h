@@ -36,7 +36,8 @@ typedef struct State {
     PyTypeObject *mmap_type;        /* mmap.mmap */
     PyTypeObject *memmap_type;      /* numpy.memmap */
     PyTypeObject *bare_memmap_type; /* the same without a Python finalizer */
-    PyObject *pickle_loads;         /* pickle.loads */
+    PyTypeObject *function_type, *method_type; /* of the module types */
+    PyTypeObject *partial_type;                /* functools.partial */
     PyTypeObject *dummy_array_type; /* what as_strided puts in between */
 
     /* Types and functions of ours that messages name. */

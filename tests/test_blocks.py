@@ -12,7 +12,7 @@ import pytest
 import samemap
 from joblib import Parallel, delayed
 from samemap import _switch
-from scripts import run_script
+from support.scripts import run_script
 
 WAIT = 60  # seconds, for events that come at once where all is well
 NAMES = [

@@ -244,7 +244,7 @@ def test_statistics(path):
     assert lines[1].split()[:2] == ["by", "reference"]
     assert lines[2].split()[:2] == ["by", "value"]
     assert f"{after['by value']['bytes']:,}" in lines[2]
-    shown = {line.split()[0] for line in lines[3:]}
+    shown = {line.rsplit(maxsplit=2)[0].strip() for line in lines[3:]}
     assert shown == {key for key in [*after][2:] if after[key]["arrays"]}
     assert repr(after) == str(after)
 

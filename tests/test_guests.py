@@ -10,7 +10,7 @@ import pytest
 import samemap
 from joblib import Parallel, delayed
 from samemap import _subclasses, _tables
-from scripts import run_script
+from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_maps
 

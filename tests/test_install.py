@@ -172,6 +172,8 @@ def copied_result(path):
         "del joblib.pool.get_memmapping_reducers",
         "joblib.executor.get_memmapping_reducers = lambda x: x",
         "del joblib.executor._executor_args",
+        "del joblib.executor.MemmappingExecutor.get_memmapping_executor",
+        "del joblib.externals.loky.reusable_executor._executor_lock",
         "joblib.parallel.BatchedCalls.__reduce__ = None",
         "joblib.parallel.BatchedCalls = int",
         "del joblib.externals.loky.process_executor._ExceptionWithTraceback",

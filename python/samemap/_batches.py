@@ -17,7 +17,7 @@ import joblib.pool
 import numpy as np
 from joblib.externals.loky.backend import reduction
 
-from ._envelope import Writer, read_tasks
+from ._envelope import Tasks, Writer, read_tasks
 from ._errors import SamemapError
 
 Ticket = tuple[int, int]
@@ -151,7 +151,7 @@ class Batch:
         prepare: Callable[[], None] | None,
         cls: Callable[..., Callable[[], list[Any]]],
         rest: list[Any],
-        message: tuple[int, int, bytes],
+        message: Tasks,
     ) -> None:
         self.ticket = ticket
         self.prepare = prepare
@@ -162,7 +162,7 @@ class Batch:
     def __call__(self) -> Results:
         if self.prepare is not None:
             self.prepare()
-        batch = self.cls(read_tasks(*self.message), *self.rest)
+        batch = self.cls(read_tasks(self.message), *self.rest)
         del self.message
         return Results(batch(), self.ticket)
 
@@ -200,9 +200,7 @@ class ResultsReducer:
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
 
-    def __call__(
-        self, results: Results
-    ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def __call__(self, results: Results) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if _PLAIN.issuperset(map(type, results)):
             return results.__reduce__()
         try:
@@ -220,9 +218,7 @@ def rebuild_plain_results(ticket: Ticket | None, results: list[Any]) -> list[Any
 
 
 @ByName
-def rebuild_results(
-    ticket: Ticket | None, message: bytes
-) -> list[Any] | FailedResults:
+def rebuild_results(ticket: Ticket | None, message: bytes) -> list[Any] | FailedResults:
     """Undo `ResultsReducer` in the caller: the list, or what raises the error."""
     results: list[Any] | FailedResults
     try:
@@ -254,7 +250,7 @@ class FailedResults:
 
 
 class FailureReducer:
-    """Reducer of a task's exception as both pools send it, with its traceback's text."""
+    """Reducer of a task's exception as both pools send it: with a text beside it."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer

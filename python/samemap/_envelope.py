@@ -5,15 +5,20 @@ multiprocessing waits for ever, loky reports a broken pool. So what may fail to 
 travels as bytes, written by a pickler like the pool's own, and is read where the pool
 expects errors: inside the task, or where the caller takes its results.
 
-A batch of tasks is written in two parts by one pickler. First the objects that the
-tasks hold, so that those are as in a stock message: each once, with all its paths; then
-the tasks. Arrays that are met in the second part are only reached as arguments of
-tasks, or by lists, tuples and dicts of them: they become each task's own (`_core.take`).
+A batch of tasks is written by one pickler. First come the objects that the tasks hold,
+as in a stock message each once, with all its paths; then the tasks. Arrays that are met
+only now are reached as arguments of tasks, or by lists, tuples and dicts of them, and
+by no other way: they become each task's own (`_core.take`).
+
+Where an object of one task leads to an array that is an argument too, the task has to
+find one array on both ways, and it has to be its own: then each task is written as a
+part by itself, and refers to what it shares with others by number.
 """
 
 from __future__ import annotations
 
 import copyreg
+import functools
 import io
 import pickle
 from collections.abc import Callable
@@ -22,11 +27,20 @@ from typing import Any
 import numpy as np
 
 from . import _subclasses
-from ._core import Outgoing, is_mapped, is_own, pending_pickle, take
+from ._core import Outgoing, is_mapped, is_own, pending_call, take
 
 Task = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 Reduce = Callable[[Any], Any]
 Table = dict[type, Reduce]
+
+# A task, and the numbers of the shared arrays that it uses.
+Part = tuple[bytes, tuple[int, ...]]
+# How many objects come before the tasks; how many arrays tasks make their own; the
+# bytes; the parts, in which case the last object of the bytes is the shared arrays.
+Tasks = tuple[int, int, bytes, list[Part] | None]
+
+# Phases of an Outgoing (src/sender/outgoing.h).
+_OBJECTS, _OWN_OBJECTS, _TASKS, _PART = 1, 2, 3, 4
 
 
 class Writer:
@@ -73,9 +87,7 @@ class Writer:
             message.close()
         return file.getvalue()
 
-    def write_tasks(
-        self, tasks: list[Task], held: list[Any] | None = None
-    ) -> tuple[int, int, bytes]:
+    def write_tasks(self, tasks: list[Task], held: list[Any] | None = None) -> Tasks:
         """Pickle a batch of tasks for `read_tasks`.
 
         Parameters
@@ -83,47 +95,110 @@ class Writer:
         tasks : list of (function, args, kwargs)
         held
             As for `write`.
-
-        Returns
-        -------
-        tuple
-            The number of objects before the tasks, of arrays that each task makes
-            its own, and the bytes.
         """
-        file = io.BytesIO()
         message = Outgoing(held)
-        pickles: list[bytes] = []
         try:
-            pickler = self._new_pickler(file)
-            objects, others = message.objects(tasks, self.table)
-            for cls in {*others, *self.table}:
-                if issubclass(cls, np.ndarray) and cls not in (np.ndarray, np.memmap):
-                    pickler.register(cls, self._own(cls, held, pickles))
-            for obj in objects:
+            file = io.BytesIO()
+            shared, own, others = message.objects(tasks, self.table)
+            pickler = self._new_batch_pickler(file, message, others, held)
+            for obj in shared:
                 pickler.dump(obj)
-            message.tasks()
+            message.enter(_OWN_OBJECTS)
+            for obj in own:
+                pickler.dump(obj)
+            if message.is_entangled():
+                return self._write_parts(message, tasks, shared, others, held)
+            message.enter(_TASKS)
             pickler.dump(tasks)
-        finally:
             pending = message.close()
-        return len(objects), pending + len(pickles), file.getvalue()
+            return len(shared) + len(own), pending, file.getvalue(), None
+        finally:
+            message.close()
 
-    def _own(self, cls: type, held: list[Any] | None, pickles: list[bytes]) -> Reduce:
-        """Reducer of a subclass of ndarray in a batch of tasks.
+    def _write_parts(
+        self,
+        message: Outgoing,
+        tasks: list[Task],
+        shared: list[Any],
+        others: list[type],
+        held: list[Any] | None,
+    ) -> Tasks:
+        """Do the work of `write_tasks` with each task as a part of its own."""
+        file = io.BytesIO()
+        message.enter(_OBJECTS)
+        pickler = self._new_batch_pickler(file, message, others, held)
+        for obj in shared:
+            pickler.dump(obj)
+        message.enter(_PART)
+        numbers = {id(obj): number for number, obj in enumerate(shared)}
+        arrays: list[Any] = []
+        parts = []
+        for task in tasks:
+            message.enter(_PART)
+            used: dict[int, None] = {}
+
+            def persistent_id(obj: Any, used: dict[int, None] = used) -> int | None:
+                number = numbers.get(id(obj))
+                if isinstance(obj, np.ndarray) and message.is_shared(obj):
+                    if number is None:
+                        arrays.append(obj)
+                        numbers[id(obj)] = number = -len(arrays)
+                    used[number] = None
+                return number
+
+            part = io.BytesIO()
+            part_pickler = _with_persistent_id(type(pickler))(part, self.table)
+            part_pickler.get_id = persistent_id
+            part_pickler.dump(task)
+            parts.append((part.getvalue(), tuple(used)))
+        message.enter(_TASKS)
+        pickler.dump(arrays)
+        return len(shared), len(parts), file.getvalue(), parts
+
+    def _new_batch_pickler(
+        self,
+        file: io.BytesIO,
+        message: Outgoing,
+        others: list[type],
+        held: list[Any] | None,
+    ) -> Any:
+        """Make a pickler that knows how tasks get subclasses of ndarray.
 
         Where the task's own array needs pages or a copy of its own, it is a pickle in
         the pickle, which the task loads: nobody else knows how to copy such a class.
-        `pickles` gets those.
         """
-        reduce = self.table.get(cls) or copyreg.dispatch_table.get(cls)
+        pickler = self._new_pickler(file)
 
         def reduce_own(array: Any) -> Any:
             own = is_own(array)
             if own == 2 or (own == 1 and _is_mapped(array)):
-                pickles.append(self.write(array, held))
-                return pending_pickle, (pickles[-1],)
+                message.add_pending()
+                return pending_call, (pickle.loads, self.write(array, held))
+            reduce = self.table.get(type(array)) or copyreg.dispatch_table.get(
+                type(array)
+            )
             return reduce(array) if reduce is not None else array.__reduce_ex__(5)
 
-        return reduce_own
+        for cls in {*others, *self.table}:
+            if issubclass(cls, np.ndarray) and cls not in (np.ndarray, np.memmap):
+                pickler.register(cls, reduce_own)
+        return pickler
+
+
+@functools.cache
+def _with_persistent_id(cls: Any) -> Any:
+    """Make a class of picklers that ask their attribute `get_id` for numbers.
+
+    It has to be a class: picklers look for the method when they are made.
+    """
+
+    class PartPickler(cls):  # type: ignore[misc]
+        get_id: Callable[[Any], int | None]
+
+        def persistent_id(self, obj: Any) -> int | None:
+            return self.get_id(obj)
+
+    return PartPickler
 
 
 def _is_mapped(array: Any) -> bool:
@@ -134,7 +209,7 @@ def _is_mapped(array: Any) -> bool:
     )
 
 
-def read_tasks(count: int, pending: int, data: bytes) -> list[Task]:
+def read_tasks(message: Tasks) -> list[Task]:
     """Load what `Writer.write_tasks` returned.
 
     Raises
@@ -142,12 +217,48 @@ def read_tasks(count: int, pending: int, data: bytes) -> list[Task]:
     Exception
         What the loading of an object raises.
     """
+    count, pending, data, parts = message
     unpickler = pickle.Unpickler(io.BytesIO(data))
-    # The tasks refer to these by the unpickler's memo.
-    for _ in range(count):
-        unpickler.load()
-    tasks: list[Task] = unpickler.load()
+    # What comes last refers to these by the unpickler's memo.
+    objects = [unpickler.load() for _ in range(count)]
+    last = unpickler.load()
+    if parts is not None:
+        shared = Shared(objects)
+        return [
+            (run_own, (run_part, (_pend_part(part, shared, last),), {}), {})
+            for part in parts
+        ]
+    tasks: list[Task] = last
     return [(run_own, task, {}) for task in tasks] if pending else tasks
+
+
+class Shared:
+    """What the parts of a batch share; an object, so that nobody looks into it."""
+
+    def __init__(self, objects: list[Any]) -> None:
+        self.objects = objects
+
+
+def _pend_part(part: Part, shared: Shared, arrays: list[Any]) -> Any:
+    data, used = part
+    return pending_call(load_part, data, shared, {n: arrays[-1 - n] for n in used})
+
+
+def load_part(data: bytes, shared: Shared, arrays: dict[int, Any]) -> Task:
+    """Load one task; `arrays` are its own of those that it shares with others."""
+
+    class PartUnpickler(pickle.Unpickler):
+        def persistent_load(self, number: int) -> Any:
+            return shared.objects[number] if number >= 0 else arrays[number]
+
+    task: Task = PartUnpickler(io.BytesIO(data)).load()
+    return task
+
+
+def run_part(task: Task) -> Any:
+    """Run what `load_part` has loaded."""
+    function, args, kwargs = task
+    return function(*args, **kwargs)
 
 
 def run_own(

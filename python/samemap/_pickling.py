@@ -5,10 +5,25 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from ._core import Outgoing
-from ._tables import Verify, make_options, make_table
+from ._switch import current_options
+from ._tables import Options, Verify, make_options, make_table
+
+Installed = Literal["as installed"]
+
+
+def _choose(
+    verify: Verify | Installed | None, strict: bool | Literal["as installed"]
+) -> Options:
+    """What was asked for; where nothing was, what is installed here."""
+    installed = current_options() or Options()
+    return make_options(
+        installed.verify if verify == "as installed" else verify,
+        installed.strict if strict == "as installed" else strict,
+        installed.write_through,
+    )
 
 
 class Pickler(pickle.Pickler):
@@ -23,19 +38,26 @@ class Pickler(pickle.Pickler):
     file : file object
         Open for writing bytes.
     verify, strict
-        As for `install`.
+        As for `install`; by default what is installed when the pickler is made.
 
     Notes
     -----
     A pickle of references is a message, not storage: to save data, use
     `numpy.save` or plain `pickle`.
+
+    Arrays on an `np.memmap` share its pages as its mode says; other mapped memory is
+    the reader's own, on private pages (see `install`).
     """
 
     def __init__(
-        self, file: IO[bytes], *, verify: Verify | None = None, strict: bool = False
+        self,
+        file: IO[bytes],
+        *,
+        verify: Verify | Installed | None = "as installed",
+        strict: bool | Installed = "as installed",
     ) -> None:
         super().__init__(file, protocol=5)
-        table = make_table(make_options(verify, strict))
+        table = make_table(_choose(verify, strict))
         self.dispatch_table = {**copyreg.dispatch_table, **table}
 
     def dump(self, obj: Any) -> None:
@@ -55,14 +77,19 @@ class Pickler(pickle.Pickler):
             message.close()
 
 
-def dumps(obj: Any, *, verify: Verify | None = None, strict: bool = False) -> bytes:
+def dumps(
+    obj: Any,
+    *,
+    verify: Verify | Installed | None = "as installed",
+    strict: bool | Installed = "as installed",
+) -> bytes:
     """Pickle an object; arrays on mapped memory become references.
 
     Parameters
     ----------
     obj : object
     verify, strict
-        As for `install`.
+        As for `install`; by default what is installed.
 
     Returns
     -------
@@ -87,6 +114,8 @@ def loads(data: bytes | bytearray | memoryview) -> Any:
         not be opened; the exact type tells which.
     VerificationError
         If `verify` was asked for and an array arrived otherwise.
+    MessageVersionError
+        If another version of samemap has written the message.
     ValueError, TypeError
         If the message is damaged.
     """

@@ -14,9 +14,6 @@ from ._errors import VerificationError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# In the flags of a layout.
-_WRITEABLE = 1
-
 # Bytes that one step of a checksum copies at most.
 _CHUNK = 1 << 24
 
@@ -42,22 +39,22 @@ class Verified:
         if rebuild not in (_core.rebuild, _core.pending) or array.dtype.hasobject:
             return reduction
         expected = fingerprint(array, self.level)
-        memory = args[0]
-        if isinstance(memory, tuple):  # an np.memmap: its attributes follow
+        memory, layout = args[:2]
+        if isinstance(memory, tuple):  # of an np.memmap: its attributes follow
             memory = memory[0]
         else:
             expected["type"] = "numpy.ndarray"
+        # Read-only where several tasks may get to it: the layout's first flag.
+        expected["writeable"] = bool(layout[2] & 1)
         if not isinstance(memory, _core.Backing):
             # A copy keeps values, not gaps between them or shared writing.
             for key in ("strides", "writeable", "contiguous"):
                 del expected[key]
-        elif array.flags.writeable and not args[1][2] & _WRITEABLE:
-            expected["writeable"] = False  # several tasks may get to it
-        path = _core.describe(array).get("path")
+        told = expected, _core.describe(array).get("path")
         if rebuild is _core.pending:
-            unset = [None] * (4 - len(args))
-            return rebuild, (*args, *unset, (check, (expected, path)))
-        return checked, (rebuild, args, expected, path)
+            parts = (*args, None, None)[:4]
+            return _core.pending, (*parts, (compare, told))
+        return checked, (rebuild, args, *told)
 
 
 def chunks(array: Array) -> Iterator[Array]:
@@ -114,33 +111,19 @@ def checked(
     expected: dict[str, Any],
     path: str | None = None,
 ) -> Array:
-    """Rebuild an array and compare it with what its sender saw.
-
-    Parameters
-    ----------
-    rebuild, args
-        How to make the array.
-    expected, path
-        See `check`.
-    """
-    return check(rebuild(*args), (expected, path))
+    """Rebuild an array and compare it with what its sender saw, as `compare` does."""
+    return compare(rebuild(*args), (expected, path))
 
 
-def check(array: Array, sent: tuple[dict[str, Any], str | None]) -> Array:
-    """Return an array if it is as its sender saw it.
-
-    Parameters
-    ----------
-    array : numpy.ndarray
-    sent : tuple
-        Its `fingerprint`, or part of it, and the file that the sender had mapped.
+def compare(array: Array, told: tuple[dict[str, Any], str | None]) -> Array:
+    """Compare an array with what its sender saw of it, and of its file.
 
     Raises
     ------
     VerificationError
         Naming the array, its file and every difference.
     """
-    expected, path = sent
+    expected, path = told
     found = fingerprint(array, "data" if "crc32" in expected else "layout")
     differences = [
         f"{name} is {found[name]!r} instead of {value!r}"

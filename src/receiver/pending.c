@@ -57,17 +57,21 @@ error:
 }
 
 PyObject *
-pending_pickle(PyObject *module, PyObject *bytes)
+pending_function(PyObject *module, PyObject *args)
 {
-    if (!PyBytes_CheckExact(bytes)) {
-        PyErr_Format(PyExc_TypeError, "a pickle must be bytes, not %R",
-                     (PyObject *)Py_TYPE(bytes));
+    Py_ssize_t n = PyTuple_Size(args);
+    if (n < 1 || !PyCallable_Check(PyTuple_GetItem(args, 0))) {
+        PyErr_SetString(PyExc_TypeError, "pending_call takes a function first");
         return NULL;
     }
-    Pending *self = allocate(PyModule_GetState(module));
-    if (self != NULL) {
-        self->pickle = Py_NewRef(bytes);
+    PyObject *rest = PyTuple_GetSlice(args, 1, n);
+    Pending *self = rest != NULL ? allocate(PyModule_GetState(module)) : NULL;
+    if (self == NULL) {
+        Py_XDECREF(rest);
+        return NULL;
     }
+    self->call = Py_NewRef(PyTuple_GetItem(args, 0));
+    self->args = rest;
     return (PyObject *)self;
 }
 
@@ -77,6 +81,8 @@ pending_traverse(Pending *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->view.header);
     Py_VISIT(self->finish);
+    Py_VISIT(self->call);
+    Py_VISIT(self->args);
     return 0;
 }
 
@@ -85,7 +91,8 @@ pending_clear(Pending *self)
 {
     view_clear(&self->view);
     Py_CLEAR(self->finish);
-    Py_CLEAR(self->pickle);
+    Py_CLEAR(self->call);
+    Py_CLEAR(self->args);
     return 0;
 }
 

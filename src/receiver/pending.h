@@ -11,17 +11,19 @@ extern PyType_Spec pending_spec;
 typedef struct {
     PyObject_HEAD
     State *state;
-    View view; /* unless it is a pickle; on bytes: a copy for each task */
+    View view;        /* unless it is a call; on bytes: a copy for each task */
     PyObject *finish; /* (function, object): function(array, object) is what the
                        * task gets; or NULL */
-    PyObject
-        *pickle; /* bytes: a message that each task loads for itself; or NULL */
+    PyObject *call; /* a function, for an object that each task makes by calling
+                     * it; or NULL */
+    PyObject *
+        args; /* its arguments, a tuple, in which other arrays may be pending */
 } Pending;
 
 /* samemap._core.pending(memory, layout, dtype=None, patches=None, finish=None),
- * the first four as for rebuild; pending_pickle(bytes). */
+ * the first four as for rebuild; pending_call(function, *args). */
 PyObject *pending_call(PyObject *module, PyObject *const *args,
                        Py_ssize_t nargs);
-PyObject *pending_pickle(PyObject *module, PyObject *bytes);
+PyObject *pending_function(PyObject *module, PyObject *args);
 
 #endif

@@ -116,7 +116,8 @@ find(Task *task, PyObject *object)
         }
         task->items = items;
         items[task->item_count++] = (Item){(Pending *)object, NULL};
-        return 0;
+        PyObject *args = ((Pending *)object)->args;
+        return args != NULL ? find(task, args) : 0;
     }
     Node *nodes = reserve(task->nodes, task->node_count, &task->node_room,
                           sizeof(*nodes));
@@ -216,13 +217,12 @@ make_pieces(Task *task)
 {
     bool may_copy = true;
     for (size_t i = 0; i < task->item_count; i++) {
-        /* Nobody knows before which bytes of a mapping a pickle's views have.
-         */
-        may_copy &= task->items[i].pending->pickle == NULL;
+        /* Nobody knows before which bytes of a mapping are used there. */
+        may_copy &= task->items[i].pending->call == NULL;
     }
     for (size_t i = 0; i < task->item_count; i++) {
         const Pending *pending = task->items[i].pending;
-        if (pending->pickle == NULL &&
+        if (pending->call == NULL &&
             Py_TYPE(pending->view.source) == task->state->source_type &&
             add_view(task, &pending->view, may_copy) < 0) {
             return -1;
@@ -300,9 +300,6 @@ make_array(Task *task, const Pending *pending)
     const View *view = &pending->view;
     Memory copy = {0};
     const Memory *memory = &copy;
-    if (pending->pickle != NULL) {
-        return core_call(state->pickle_loads, pending->pickle);
-    }
     if (Py_TYPE(view->source) == state->source_type) {
         memory =
             take_memory(state, (Source *)view->source, view->low, view->high);
@@ -319,21 +316,43 @@ make_array(Task *task, const Pending *pending)
     return array;
 }
 
+static PyObject *replace(Task *task, PyObject *object);
+
+/* New reference: what the function returns; NULL with an exception. */
+static PyObject *
+make_object(Task *task, const Pending *pending)
+{
+    PyObject *args = replace(task, pending->args);
+    if (args == NULL) {
+        return NULL;
+    }
+    PyObject *object = PyObject_CallObject(pending->call, args);
+    Py_DECREF(args);
+    return object;
+}
+
+/* The calls come last: their arguments may be arrays. */
 static int
 make_arrays(Task *task)
 {
-    for (size_t i = 0; i < task->item_count; i++) {
-        task->items[i].array = make_array(task, task->items[i].pending);
-        if (task->items[i].array == NULL) {
-            return -1;
+    for (int calls = 0; calls <= 1; calls++) {
+        for (size_t i = 0; i < task->item_count; i++) {
+            const Pending *pending = task->items[i].pending;
+            if ((pending->call != NULL) != calls) {
+                continue;
+            }
+            PyObject *made =
+                calls ? make_object(task, pending) : make_array(task, pending);
+            task->items[i].array = made;
+            if (made == NULL) {
+                return -1;
+            }
         }
     }
     return 0;
 }
 
 /* ---- Containers --------------------------------------------------------- */
-
-static PyObject *replace(Task *task, PyObject *object);
 
 static PyObject *
 copy_list(Task *task, PyObject *list, Node *node)
@@ -397,7 +416,11 @@ static PyObject *
 replace(Task *task, PyObject *object)
 {
     if (is_pending(task, object)) {
-        return Py_NewRef(task->items[*idmap_find(&task->places, object)].array);
+        PyObject *array = task->items[*idmap_find(&task->places, object)].array;
+        if (array == NULL) {
+            PyErr_SetString(PyExc_ValueError, "what is pending needs itself");
+        }
+        return Py_XNewRef(array);
     }
     if (!is_container(object)) {
         return Py_NewRef(object);

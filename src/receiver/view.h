@@ -34,7 +34,7 @@ void view_clear(View *view);
 static inline bool
 view_may_be_copied(const View *view)
 {
-    return view->header == NULL;
+    return view->header == NULL && !(view->layout.flags & LAYOUT_MAPPED);
 }
 
 /* New reference: the array, on memory that has its offsets; NULL with an

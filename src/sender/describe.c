@@ -4,6 +4,8 @@
 #include "errors.h"
 #include "sender/plan.h"
 
+#include <string.h>
+
 /* Takes over `value` (NULL: an exception is set): 0 or -1. */
 static int
 put(PyObject *dict, const char *key, PyObject *value)
@@ -19,17 +21,44 @@ sizes(int n, const npy_intp *values)
     return PyArray_IntTupleFromIntp(n, values);
 }
 
+/* What the system puts behind the name of a file that has none any more. */
+#define DELETED " (deleted)"
+
+/* New reference: the file's name, also when a message would lead by another
+ * way. *unlinked: it is the name that the file had. */
+static PyObject *
+find_name(State *state, const Backing *backing, bool *unlinked)
+{
+    MapEntry entry;
+    const Reach *reach = &backing->reach;
+    uintptr_t start = (uintptr_t)backing->mapping.start;
+    *unlinked = false;
+    if ((reach->reason == REASON_NONE && reach->route != ROUTE_DESCRIPTOR) ||
+        maptable_find(&state->maptable, start,
+                      start + (uintptr_t)backing->mapping.length,
+                      &entry) != 1) {
+        return PyUnicode_DecodeFSDefault(reach_path(reach));
+    }
+    size_t length = strlen(entry.path), suffix = strlen(DELETED);
+    *unlinked =
+        length > suffix && strcmp(entry.path + length - suffix, DELETED) == 0;
+    return PyUnicode_DecodeFSDefaultAndSize(
+        entry.path, (Py_ssize_t)(*unlinked ? length - suffix : length));
+}
+
 static int
 put_backing(PyObject *dict, const Backing *backing)
 {
+    bool unlinked;
     const Reach *reach = &backing->reach;
     const Mapping *mapping = &backing->mapping;
-    const char *path = reach_path(reach);
+    PyObject *name = find_name(backing->state, backing, &unlinked);
     const char *route = reach->reason != REASON_NONE       ? ""
                         : reach->route == ROUTE_DESCRIPTOR ? "descriptor"
                                                            : "path";
     const char *access = mapping_is_private(mapping) ? "private" : "shared";
-    if (put(dict, "path", PyUnicode_DecodeFSDefault(path)) < 0 ||
+    if (put(dict, "path", name) < 0 ||
+        put(dict, "unlinked", PyBool_FromLong(unlinked)) < 0 ||
         put(dict, "route", PyUnicode_FromString(route)) < 0 ||
         put(dict, "identity",
             reach->has_id ? errors_format_id(&reach->id)
@@ -103,7 +132,7 @@ put_plan(PyObject *dict, const State *state, const Plan *plan)
 
 /* The plan for sending `array` to a worker: 0, or -1 with an exception. */
 static int
-make_plan(PyObject *module, PyObject *array, bool write_through, Plan *plan)
+make_plan(PyObject *module, PyObject *array, Plan *plan)
 {
     State *state = PyModule_GetState(module);
     if (!PyArray_Check(array)) {
@@ -113,8 +142,6 @@ make_plan(PyObject *module, PyObject *array, bool write_through, Plan *plan)
     }
     Terms terms = {
         .direction = DIRECTION_FORWARD,
-        .phase = PHASE_WHOLE,
-        .write_through = write_through,
         .max_nbytes = -1,
         .message = outgoing_number(outgoing_current(state)),
     };
@@ -126,13 +153,10 @@ make_plan(PyObject *module, PyObject *array, bool write_through, Plan *plan)
 }
 
 PyObject *
-describe_array(PyObject *module, PyObject *args)
+describe_array(PyObject *module, PyObject *array)
 {
     Plan plan;
-    PyObject *array;
-    int write_through = 0;
-    if (!PyArg_ParseTuple(args, "O|p:describe", &array, &write_through) ||
-        make_plan(module, array, write_through, &plan) < 0) {
+    if (make_plan(module, array, &plan) < 0) {
         return NULL;
     }
     PyObject *dict = PyDict_New();
@@ -147,7 +171,7 @@ PyObject *
 describe_is_mapped(PyObject *module, PyObject *array)
 {
     Plan plan;
-    if (make_plan(module, array, false, &plan) < 0) {
+    if (make_plan(module, array, &plan) < 0) {
         if (!PyErr_ExceptionMatches(PyExc_OSError)) {
             return NULL;
         }

@@ -4,9 +4,9 @@
 
 #include "state.h"
 
-/* samemap._core.describe(array, write_through=False): dict; is_mapped(array):
+/* samemap._core.describe(array): dict; is_mapped(array):
  * bool, true when its memory belongs to a mapping; counts(): dict. */
-PyObject *describe_array(PyObject *module, PyObject *args);
+PyObject *describe_array(PyObject *module, PyObject *array);
 PyObject *describe_is_mapped(PyObject *module, PyObject *array);
 PyObject *describe_counts(PyObject *module, PyObject *ignored);
 

@@ -120,9 +120,40 @@ outgoing_objects(Outgoing *self, PyObject *args)
 }
 
 static PyObject *
-outgoing_tasks(Outgoing *self, PyObject *Py_UNUSED(ignored))
+outgoing_enter(Outgoing *self, PyObject *py_phase)
 {
-    self->phase = PHASE_TASKS;
+    long phase = PyLong_AsLong(py_phase);
+    if (phase == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (phase < PHASE_OBJECTS || phase > PHASE_PART) {
+        PyErr_Format(PyExc_ValueError, "no phase of a batch: %R", py_phase);
+        return NULL;
+    }
+    self->phase = (Phase)phase;
+    if (self->phase == PHASE_PART) {
+        /* Read alone, it can't count on what is in another. */
+        self->number = ++self->state->message_count;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+outgoing_is_entangled(Outgoing *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(self->entangled);
+}
+
+static PyObject *
+outgoing_is_shared(Outgoing *self, PyObject *object)
+{
+    return PyBool_FromLong(scan_is_shared(self, object));
+}
+
+static PyObject *
+outgoing_add_pending(Outgoing *self, PyObject *Py_UNUSED(ignored))
+{
+    self->pending++;
     Py_RETURN_NONE;
 }
 
@@ -145,10 +176,23 @@ static PyMethodDef outgoing_methods[] = {
      "    Array types that the pickler has reducers for.\n\n"
      "Returns\n-------\n"
      "tuple of list\n"
-     "    The objects to be pickled first, and the types of other arrays."},
-    {"tasks", (PyCFunction)outgoing_tasks, METH_NOARGS,
-     "tasks($self, /)\n--\n\n"
-     "Go on to the tasks themselves, with the pickler of their objects."},
+     "    The objects of several tasks, those of one task, in the order to "
+     "pickle\n"
+     "    them, and the types of other arrays."},
+    {"enter", (PyCFunction)outgoing_enter, METH_O,
+     "enter($self, phase, /)\n--\n\n"
+     "Go on: 1, 2 the objects of several tasks and of one; 3 the tasks; 4 a "
+     "part."},
+    {"is_entangled", (PyCFunction)outgoing_is_entangled, METH_NOARGS,
+     "is_entangled($self, /)\n--\n\n"
+     "True when an object of one task has led to an array that is an "
+     "argument."},
+    {"is_shared", (PyCFunction)outgoing_is_shared, METH_O,
+     "is_shared($self, object, /)\n--\n\n"
+     "True for what several tasks get to."},
+    {"add_pending", (PyCFunction)outgoing_add_pending, METH_NOARGS,
+     "add_pending($self, /)\n--\n\n"
+     "Count one more array that each task makes its own."},
     {"close", (PyCFunction)outgoing_close, METH_NOARGS,
      "close($self, /)\n--\n\n"
      "End the message; return how many arrays each task makes its own."},

@@ -16,9 +16,14 @@ typedef enum {
      * plain container: several tasks may get to an array in there, by ways that
      * only the pickler sees. */
     PHASE_OBJECTS,
+    /* The same, of what one task alone has: an array that is an argument too
+     * has to be one object in that task, see Outgoing.entangled. */
+    PHASE_OWN_OBJECTS,
     /* Then the tasks with their lists, tuples and dicts. An array that is
      * pickled now, and not remembered from before, is only reached by those. */
     PHASE_TASKS,
+    /* One task as a whole, in a pickle of its own. */
+    PHASE_PART,
 } Phase;
 
 typedef struct {
@@ -29,6 +34,8 @@ typedef struct {
     PyObject *held;  /* list of what must outlive the message, or NULL */
     Phase phase;     /* writer: outgoing.c */
     IdMap arguments; /* what the tasks hold, see scan.h; writer: scan.c */
+    bool entangled;  /* an object of one task led to an argument; writer:
+                        reduce.c */
     uint64_t
         pending; /* arrays that each task makes its own; writer: reduce.c */
 } Outgoing;

@@ -155,15 +155,15 @@ set_sharing(State *state, const Terms *terms, Plan *plan)
             terms->direction == DIRECTION_BACKWARD ? LAYOUT_OWN : 0;
         return 0;
     }
-    plan->layout.flags |= LAYOUT_PRIVATE;
-    if (terms->phase != PHASE_OBJECTS) {
+    bool large = terms->max_nbytes >= 0 && plan->nbytes > terms->max_nbytes;
+    plan->layout.flags |= LAYOUT_PRIVATE | (large ? LAYOUT_MAPPED : 0);
+    if (!terms->is_deep) {
         return 0;
     }
     /* Several tasks may get to this array. As stock joblib has it: dumped and
      * read-only above the limit; below it, and for an np.memmap's own
      * copy-on-write, one array that aliases no other. */
-    if (plan->header == NULL && terms->max_nbytes >= 0 &&
-        plan->nbytes > terms->max_nbytes) {
+    if (plan->header == NULL && large) {
         plan->layout.flags &= ~(unsigned)LAYOUT_WRITEABLE;
         plan->layout.flags |= LAYOUT_LOCKED;
     } else {

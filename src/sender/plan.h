@@ -14,7 +14,8 @@ typedef enum {
 /* What the sender has been told, and where it is. */
 typedef struct {
     Direction direction;
-    Phase phase;
+    bool is_deep; /* several tasks may get to the array, by ways that nobody
+                     sees */
     bool write_through; /* writable maps are shared, whoever made them */
     npy_intp
         max_nbytes;   /* more than that joblib sends read-only; -1: no limit */

@@ -140,14 +140,16 @@ reduce_memory(Reducer *self, PyObject *array, Outgoing *message, Plan *plan,
         return core_call(self->stock, array);
     }
     bool exact =
-        PyArray_CheckExact(array) || Py_TYPE(array) == state->memmap_type;
+        PyArray_CheckExact(array) || (Py_TYPE(array) == state->memmap_type &&
+                                      self->direction == DIRECTION_FORWARD);
+    bool simple = PyArray_CHKFLAGS(np_array, NPY_ARRAY_ALIGNED) &&
+                  (PyArray_IS_C_CONTIGUOUS(np_array) ||
+                   PyArray_IS_F_CONTIGUOUS(np_array));
+    bool small = plan->nbytes <= SMALL_MAX && PyArray_CheckExact(array) &&
+                 plan->layout.typenum != LAYOUT_NO_TYPENUM;
+    /* What isn't simple NumPy's own reduction brings into another layout. */
     if (plan->reason != REASON_OBJECTS && PyDataType_ELSIZE(plan->descr) > 0 &&
-        ((shared && exact) ||
-         (plan->nbytes <= SMALL_MAX && PyArray_CheckExact(array) &&
-          plan->layout.typenum != LAYOUT_NO_TYPENUM &&
-          PyArray_CHKFLAGS(np_array, NPY_ARRAY_ALIGNED) &&
-          (PyArray_IS_C_CONTIGUOUS(np_array) ||
-           PyArray_IS_F_CONTIGUOUS(np_array))))) {
+        exact && (shared || small || !simple)) {
         return reduce_copy(state, message, plan, PyArray_ISWRITEABLE(np_array),
                            shared);
     }
@@ -219,6 +221,27 @@ reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan)
                        !lost && plan->layout.flags & LAYOUT_WRITEABLE, shared);
 }
 
+/* The array is not one that a task has as an argument, or it may be shared with
+ * other tasks all the same. */
+static bool
+is_deep(Outgoing *message, PyObject *array)
+{
+    if (message == NULL) {
+        return false;
+    }
+    switch (message->phase) {
+    case PHASE_OWN_OBJECTS:
+        message->entangled |= scan_is_argument(message, array);
+        return true;
+    case PHASE_OBJECTS:
+        return true;
+    case PHASE_PART:
+        return !scan_is_argument(message, array);
+    default:
+        return false;
+    }
+}
+
 static PyObject *
 reducer_reduce(Reducer *self, PyObject *array)
 {
@@ -234,7 +257,7 @@ reducer_reduce(Reducer *self, PyObject *array)
     Outgoing *message = outgoing_current(state);
     Terms terms = {
         .direction = self->direction,
-        .phase = message != NULL ? message->phase : PHASE_WHOLE,
+        .is_deep = is_deep(message, array),
         .write_through = self->write_through,
         .max_nbytes = self->max_nbytes,
         .message = outgoing_number(message),

@@ -12,29 +12,37 @@ typedef struct {
     Outgoing *message;
     PyObject *types;
     PyObject *objects, *others; /* lists */
+    IdMap inside; /* containers within functions, and the task that was seen
+                     there */
     intptr_t task;
 } Scan;
 
-static int visit(Scan *scan, PyObject *object);
+/* What `visit` is to do with an item of a container. */
+typedef int Visit(Scan *scan, PyObject *object);
 
 bool
-scan_is_shared(const Outgoing *message, PyObject *array)
+scan_is_shared(const Outgoing *message, PyObject *object)
 {
-    const intptr_t *task = idmap_find(&message->arguments, array);
+    const intptr_t *task = idmap_find(&message->arguments, object);
     return task != NULL && *task == SHARED;
+}
+
+bool
+scan_is_argument(const Outgoing *message, PyObject *array)
+{
+    return idmap_find(&message->arguments, array) != NULL;
 }
 
 /* 1: this task is the first or second one that gets to `object`, which is to be
  * looked into; 0: all is known of it; -1 with an exception. */
 static int
-enter(Scan *scan, PyObject *object)
+enter(IdMap *map, PyObject *object, intptr_t now)
 {
-    intptr_t *task = idmap_find(&scan->message->arguments, object);
+    intptr_t *task = idmap_find(map, object);
     if (task == NULL) {
-        return idmap_add(&scan->message->arguments, object, scan->task) < 0 ? -1
-                                                                            : 1;
+        return idmap_add(map, object, now) < 0 ? -1 : 1;
     }
-    if (*task == scan->task || *task == SHARED) {
+    if (*task == now || *task == SHARED) {
         return 0;
     }
     *task = SHARED;
@@ -42,7 +50,7 @@ enter(Scan *scan, PyObject *object)
 }
 
 static int
-visit_items(Scan *scan, PyObject *container)
+visit_items(Scan *scan, PyObject *container, Visit *visit)
 {
     if (PyDict_CheckExact(container)) {
         PyObject *key, *value;
@@ -59,11 +67,8 @@ visit_items(Scan *scan, PyObject *container)
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *item = is_list ? PyList_GetItem(container, i)
                                  : PyTuple_GetItem(container, i);
-        /* A list may have become shorter: another thread works on. */
-        if (item == NULL) {
-            return -1;
-        }
-        if (visit(scan, item) < 0) {
+        /* NULL: another thread has made the list shorter meanwhile. */
+        if (item == NULL || visit(scan, item) < 0) {
             return -1;
         }
     }
@@ -71,9 +76,9 @@ visit_items(Scan *scan, PyObject *container)
 }
 
 static int
-visit_container(Scan *scan, PyObject *container)
+visit_container(Scan *scan, PyObject *container, IdMap *map, Visit *visit)
 {
-    int entered = enter(scan, container);
+    int entered = enter(map, container, scan->task);
     if (entered != 1) {
         return entered;
     }
@@ -81,7 +86,7 @@ visit_container(Scan *scan, PyObject *container)
         0) {
         return -1;
     }
-    int result = visit_items(scan, container);
+    int result = visit_items(scan, container, visit);
     Py_LeaveRecursiveCall();
     return result;
 }
@@ -90,30 +95,15 @@ static int
 visit_array(Scan *scan, PyObject *array)
 {
     PyObject *type = (PyObject *)Py_TYPE(array);
-    int entered = enter(scan, array);
+    int entered = enter(&scan->message->arguments, array, scan->task);
     if (entered != 1 || Py_TYPE(array) == &PyArray_Type) {
         return entered < 0 ? -1 : 0;
     }
     int known = PySequence_Contains(scan->types, type);
     if (known == 0) {
-        known = PySequence_Contains(scan->others, type) == 1 ||
-                        PyList_Append(scan->others, type) == 0
-                    ? 1
-                    : -1;
+        known = PySequence_Contains(scan->others, type);
     }
-    return known < 0 ? -1 : 0;
-}
-
-static int
-visit_object(Scan *scan, PyObject *object)
-{
-    if (idmap_find(&scan->message->arguments, object) != NULL) {
-        return 0;
-    }
-    if (idmap_add(&scan->message->arguments, object, scan->task) < 0) {
-        return -1;
-    }
-    return PyList_Append(scan->objects, object);
+    return known == 0 ? PyList_Append(scan->others, type) : known < 0 ? -1 : 0;
 }
 
 /* Nothing in it that a task could write to. */
@@ -129,28 +119,161 @@ is_atom(PyObject *object)
            PyObject_TypeCheck(object, &PyNumberArrType_Type);
 }
 
+static bool
+is_container(PyObject *object)
+{
+    return PyTuple_CheckExact(object) || PyList_CheckExact(object) ||
+           PyDict_CheckExact(object);
+}
+
+/* An array of objects is an object that holds others. */
+static bool
+is_array(PyObject *object)
+{
+    return PyArray_Check(object) &&
+           !PyDataType_REFCHK(PyArray_DESCR((PyArrayObject *)object));
+}
+
+static int visit_object(Scan *scan, PyObject *object);
+
+/* Of what functions carry along, the objects are of interest: arrays there are
+ * not arguments. */
+static int
+visit_inside(Scan *scan, PyObject *object)
+{
+    if (is_atom(object) || is_array(object)) {
+        return 0;
+    }
+    return is_container(object)
+               ? visit_container(scan, object, &scan->inside, visit_inside)
+               : visit_object(scan, object);
+}
+
+/* An attribute that may be missing: an empty cell has no content. */
+static int
+visit_attribute(Scan *scan, PyObject *object, const char *name, Visit *visit)
+{
+    PyObject *value = PyObject_GetAttrString(object, name);
+    if (value == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError) &&
+            !PyErr_ExceptionMatches(PyExc_ValueError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return 0;
+    }
+    int result = visit(scan, value);
+    Py_DECREF(value); /* the object holds it */
+    return result;
+}
+
+static int
+visit_cell(Scan *scan, PyObject *cell)
+{
+    return visit_attribute(scan, cell, "cell_contents", visit_inside);
+}
+
+static int
+visit_closure(Scan *scan, PyObject *cells)
+{
+    return PyTuple_CheckExact(cells) ? visit_items(scan, cells, visit_cell) : 0;
+}
+
+/* Functions, methods and partials are often made anew for each task, around the
+ * same objects: those are what the tasks share. */
+static int
+visit_carried(Scan *scan, PyObject *object)
+{
+    const State *state = scan->message->state;
+    PyTypeObject *type = Py_TYPE(object);
+    if (type == state->function_type) {
+        return visit_attribute(scan, object, "__closure__", visit_closure) <
+                           0 ||
+                       visit_attribute(scan, object, "__defaults__",
+                                       visit_inside) < 0
+                   ? -1
+                   : 0;
+    }
+    if (type == state->method_type) {
+        return visit_attribute(scan, object, "__self__", visit_inside) < 0 ||
+                       visit_attribute(scan, object, "__func__", visit_inside) <
+                           0
+                   ? -1
+                   : 0;
+    }
+    if (type == state->partial_type) {
+        return visit_attribute(scan, object, "func", visit_inside) < 0 ||
+                       visit_attribute(scan, object, "args", visit_inside) <
+                           0 ||
+                       visit_attribute(scan, object, "keywords", visit_inside) <
+                           0
+                   ? -1
+                   : 0;
+    }
+    return 0;
+}
+
+static int
+visit_object(Scan *scan, PyObject *object)
+{
+    intptr_t *task = idmap_find(&scan->message->arguments, object);
+    if (task != NULL) {
+        *task = *task == scan->task ? *task : SHARED;
+        return 0;
+    }
+    if (idmap_add(&scan->message->arguments, object, scan->task) < 0 ||
+        PyList_Append(scan->objects, object) < 0) {
+        return -1;
+    }
+    if (Py_EnterRecursiveCall(" while looking into the functions of tasks") !=
+        0) {
+        return -1;
+    }
+    int result = visit_carried(scan, object);
+    Py_LeaveRecursiveCall();
+    return result;
+}
+
 static int
 visit(Scan *scan, PyObject *object)
 {
     if (is_atom(object)) {
         return 0;
     }
-    if (PyTuple_CheckExact(object) || PyList_CheckExact(object) ||
-        PyDict_CheckExact(object)) {
-        return visit_container(scan, object);
+    if (is_container(object)) {
+        return visit_container(scan, object, &scan->message->arguments, visit);
     }
-    /* An array of objects is an object that holds others. */
-    if (PyArray_Check(object) &&
-        !PyDataType_REFCHK(PyArray_DESCR((PyArrayObject *)object))) {
-        return visit_array(scan, object);
+    return is_array(object) ? visit_array(scan, object)
+                            : visit_object(scan, object);
+}
+
+/* New reference: (shared, own, others). */
+static PyObject *
+divide(const Scan *scan)
+{
+    PyObject *result = NULL;
+    PyObject *shared = PyList_New(0), *own = PyList_New(0);
+    if (shared == NULL || own == NULL) {
+        goto done;
     }
-    return visit_object(scan, object);
+    for (Py_ssize_t i = 0; i < PyList_Size(scan->objects); i++) {
+        PyObject *object = PyList_GetItem(scan->objects, i);
+        bool many = scan_is_shared(scan->message, object);
+        if (PyList_Append(many ? shared : own, object) < 0) {
+            goto done;
+        }
+    }
+    result = PyTuple_Pack(3, shared, own, scan->others);
+done:
+    Py_XDECREF(shared);
+    Py_XDECREF(own);
+    return result;
 }
 
 PyObject *
 scan_tasks(Outgoing *message, PyObject *tasks, PyObject *types)
 {
-    Scan scan = {message, types, PyList_New(0), PyList_New(0), 0};
+    Scan scan = {message, types, PyList_New(0), PyList_New(0), {NULL, 0, 0}, 0};
     PyObject *result = NULL;
     if (scan.objects == NULL || scan.others == NULL) {
         goto done;
@@ -160,8 +283,9 @@ scan_tasks(Outgoing *message, PyObject *tasks, PyObject *types)
             goto done;
         }
     }
-    result = PyTuple_Pack(2, scan.objects, scan.others);
+    result = divide(&scan);
 done:
+    idmap_clear(&scan.inside);
     Py_XDECREF(scan.objects);
     Py_XDECREF(scan.others);
     return result;

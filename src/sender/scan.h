@@ -6,14 +6,18 @@
 #include "sender/outgoing.h"
 
 /* Walks the tasks, a list of (function, args, kwargs), through exact lists,
- * tuples and dicts, and notes in message->arguments which of them each array
- * and container is reached from. `types` is a container of array types with
- * reducers of their own. New reference: (objects, others), the objects that are
- * neither arrays nor such containers nor atoms, each once, and the types of
- * arrays that are not in `types`; NULL with an exception. */
+ * tuples and dicts, and notes in message->arguments what one task or several
+ * get to. `types` is a container of array types with reducers of their own. New
+ * reference: three lists, of the objects (neither arrays nor such containers
+ * nor atoms) that several tasks get to and those of one task, each once, and of
+ * the types of arrays that are not in `types`; NULL with an exception. Objects
+ * within functions, methods and partials count too. */
 PyObject *scan_tasks(Outgoing *message, PyObject *tasks, PyObject *types);
 
-/* `array` is an argument of more than one task, or part of such. */
-bool scan_is_shared(const Outgoing *message, PyObject *array);
+/* Several tasks get to it as an argument or part of one. */
+bool scan_is_shared(const Outgoing *message, PyObject *object);
+
+/* Some task gets to the array so. */
+bool scan_is_argument(const Outgoing *message, PyObject *array);
 
 #endif

@@ -31,7 +31,10 @@ enum {
     LAYOUT_ALONE = 1 << 7,
     /* An np.memmap without attributes, as a view by type makes it. */
     LAYOUT_BARE = 1 << 8,
-    LAYOUT_ALL_FLAGS = (1 << 9) - 1,
+    /* On a mapping also where a copy would be less work: its reader may send it
+     * on, and as ordinary memory of that size it would go another way. */
+    LAYOUT_MAPPED = 1 << 9,
+    LAYOUT_ALL_FLAGS = (1 << 10) - 1,
 };
 
 typedef struct {

@@ -168,7 +168,7 @@ def by_arrow(mode, writes):
 
 
 by_arrow("r", READ_ONLY)
-by_arrow("r+", OWN)
+by_arrow("r+", READ_ONLY)
 
 
 @kind("SharedMemory", OWN)
@@ -197,7 +197,7 @@ def in_raw_array(path, count, stack):
     return array
 
 
-@kind("anonymous mmap", OWN)
+@kind("anonymous mmap", MEMORY)
 def in_anonymous_mmap(path, count, stack):
     array = np.frombuffer(mmap.mmap(-1, count * 8), np.int64)
     array[:] = np.arange(count)
