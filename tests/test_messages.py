@@ -1,13 +1,12 @@
 """A message under way: its errors, its phases, and what it holds."""
 
-import functools
 import os
 import threading
 
 import numpy as np
 import pytest
 import samemap
-from samemap import _core
+from samemap import _core, _envelope
 from support.foreign import array_at, map_at
 from support.references import backing, elsewhere, reference
 
@@ -19,21 +18,30 @@ def array(tmp_path):
     return np.memmap(tmp_path / "data", np.float64, "w+", shape=(1000,))
 
 
-def test_errors_are_raised(array):
+def test_errors_are_raised(tmp_path):
     """What can't be sent or loaded is raised at once, within a message or not."""
+    array = np.memmap(tmp_path / "data", np.float64, "w+", shape=(1000,))
     reduce = _core.Reducer().reduce
     arguments = reference(array)
     good = samemap.dumps(array)
     os.truncate(array.filename, 10)
-    for _ in range(2):
-        with pytest.raises(samemap.BackingTruncatedError):
-            reduce(array)
-        with pytest.raises(samemap.BackingTruncatedError):
-            samemap.loads(good)
-        with pytest.raises(samemap.BackingNotFoundError):
-            elsewhere(arguments, path=b"/gone")
-        message = _core.Outgoing()
-    message.close()
+    found = []
+
+    def attempt(function, *args, **kwargs):
+        try:
+            function(*args, **kwargs)
+        except samemap.BackingError as error:
+            found.append(type(error))
+
+    for message in (None, _core.Outgoing()):
+        attempt(reduce, array)
+        attempt(samemap.loads, good)
+        attempt(elsewhere, arguments, path=b"/gone")
+        assert message is None or message.close() == 0
+    expected = [samemap.BackingTruncatedError] * 2 + [samemap.BackingNotFoundError]
+    # Not the array, of which a failing test would print what isn't there.
+    del array
+    assert found == expected * 2
 
 
 def test_error_within_a_container(array):
@@ -73,7 +81,7 @@ def test_one_batch_a_message(array):
     """The tasks of a message are looked through once."""
     message = _core.Outgoing()
     tasks = [(len, (array,), {})]
-    assert message.objects(tasks, {np.memmap}) == ([len], [])
+    assert message.objects(tasks, {np.memmap}) == ([], [len], [])
     with pytest.raises(RuntimeError, match="one batch"):
         message.objects(tasks, {np.memmap})
     assert message.close() == 0
@@ -81,29 +89,29 @@ def test_one_batch_a_message(array):
 
 def test_what_tasks_hold(array):
     """Found are arguments, and what is in exact lists, tuples and dicts of them;
-    everything else is an object, which is named once."""
+    everything else is an object, of one task or several, and named once."""
 
     class Fields(list):
         pass
 
-    holder, fields = Checks(array), Fields([array])
-    part = functools.partial(len, array)
+    holder, fields, other = Checks(array), Fields([array]), Checks(array)
     objects = np.array([array, None], dtype=object)
     records = array.view(np.recarray)
     looped = [array]
     looped.append(looped)
     tasks = [
         (len, ([{"x": (array, 1, "s", None)}], holder), {"y": fields}),
-        (len, (holder, part, objects), {"y": records, "z": looped}),
+        (len, (holder, other, objects, other), {"y": records, "z": looped}),
     ]
     message = _core.Outgoing()
-    found, others = message.objects(tasks, {np.ndarray, np.memmap})
-    expected = [len, holder, fields, part, objects]
-    assert [id(each) for each in found] == [id(each) for each in expected]
+    shared, own, others = message.objects(tasks, {np.ndarray, np.memmap})
+    assert [id(each) for each in shared] == [id(each) for each in [len, holder]]
+    assert [id(each) for each in own] == [id(each) for each in [fields, other, objects]]
     assert others == [np.recarray]
-    message.tasks()
+    message.enter(_envelope._TASKS)
     copies = [array[:3], records[:3]]
     assert [_core.is_own(each) for each in [array, records, *copies]] == [2, 1, 1, 1]
+    assert [message.is_shared(each) for each in [array, records, holder]] == [1, 0, 1]
     message.close()
     assert _core.is_own(array) == 0
 
@@ -119,10 +127,19 @@ def test_phases(tmp_path):
     assert reduce(array)[0] is _core.rebuild
     message.objects([(len, (array,), {})], {})
     assert reduce(array)[0] is _core.rebuild
-    message.tasks()
+    assert not message.is_entangled()
+    message.enter(_envelope._OWN_OBJECTS)
+    assert reduce(array[:3])[0] is _core.rebuild
+    assert not message.is_entangled()
+    reduce(array)
+    assert message.is_entangled()
+    message.enter(_envelope._TASKS)
     assert reduce(array)[0] is _core.pending
     assert reduce(np.asarray(array)[:3])[0] is _core.pending
     assert message.close() == 2
+    for phase in (0, 5, -1):
+        with pytest.raises(ValueError, match="phase"):
+            message.enter(phase)
 
 
 def test_map_is_held(array):
