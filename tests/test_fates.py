@@ -273,26 +273,47 @@ def test_lost_in_an_inner_message(backend, path):
 
 
 class Demanding:
-    """Can be built of a writeable, contiguous array only, as a C library would."""
+    """Can be built of a right array only, and looks at it at once."""
 
     def __init__(self, array):
         self.array = array
 
     def __setstate__(self, state):
         self.array = state["array"]
-        assert self.array.flags.f_contiguous
-        memoryview(self.array.T).cast("B")[0] = 0
+        if self.array.tolist() != DATA.reshape(2, -1, order="F").tolist():
+            raise AssertionError("another array")
+
+
+def last(*arguments):
+    return read(arguments[-1].array)
 
 
 @pytest.mark.parametrize("early", [False, True])
 def test_lost_within_an_object(backend, path, early):
-    """Nothing is missing that an object needs in being built: no other error."""
+    """An object that looks at its array while it is built raises no other error."""
     array = without_descriptor(path).reshape(2, -1, order="F")
+    for result in parallel(backend, last, Demanding(array)):
+        np.testing.assert_array_equal(result, array)
     fate = Fate(truncate, path)
     if early:
         truncate(path)
     with pytest.raises(samemap.BackingTruncatedError):
-        parallel(backend, read, Demanding(array), fate)
+        parallel(backend, last, fate, Demanding(array))
+    assert parallel(backend, read, DATA)[0][1] == 1
+
+
+def return_demanding(path):
+    """As a task: a result that can't be built when it arrives."""
+    array = memmap_without_descriptor(path).reshape(2, -1, order="F")
+    return Demanding(array), Doom(replace, path)
+
+
+@pytest.mark.needs_maps
+def test_lost_within_the_object_of_a_result(backend, path):
+    """Nor does one that is a result."""
+    with pytest.raises(samemap.BackingReplacedError):
+        Parallel(n_jobs=2, backend=backend)([delayed(return_demanding)(path)])
+    assert parallel(backend, read, DATA)[0][1] == 1
 
 
 @pytest.mark.needs_maps
@@ -374,7 +395,6 @@ def test_result_of_a_file_that_is_gone(backend, path, open_map):
     )
     assert not np.shares_memory(result, array)
     assert type(result) is type(array)
-    assert result.flags.writeable
     np.testing.assert_array_equal(result, DATA[::-1])
     if open_map is by_memmap:
         array._mmap.close()
