@@ -98,10 +98,9 @@ PyDoc_STRVAR(
     pending_call_doc,
     "pending_call(function, /, *args)\n--\n\n"
     "The same for an object that each task gets from function(*args).");
-PyDoc_STRVAR(
-    take_doc,
-    "take(args, kwargs, /)\n--\n\n"
-    "The arguments of a task, with arrays of its own for what is pending.");
+PyDoc_STRVAR(run_doc,
+             "run(function, args, kwargs, /)\n--\n\n"
+             "Call a task with arrays of its own for what is pending.");
 PyDoc_STRVAR(
     is_own_doc,
     "is_own(array, /)\n--\n\n"
@@ -129,7 +128,7 @@ static PyMethodDef functions[] = {
     {"pending", (PyCFunction)(void (*)(void))pending_call, METH_FASTCALL,
      pending_doc},
     {"pending_call", pending_function, METH_VARARGS, pending_call_doc},
-    {"take", take_call, METH_VARARGS, take_doc},
+    {"run", take_run, METH_VARARGS, run_doc},
     {"is_own", outgoing_is_own, METH_O, is_own_doc},
     {"is_mapped", describe_is_mapped, METH_O, is_mapped_doc},
     {"describe", describe_array, METH_O, describe_doc},

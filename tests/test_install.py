@@ -1,15 +1,13 @@
 """Putting the reducers into joblib and taking them out again."""
 
 import os
-import subprocess
-import sys
-import textwrap
 
 import joblib
 import numpy as np
 import pytest
 import samemap
 from joblib import Parallel, delayed
+from support.scripts import run_script
 
 
 def strides(array):
@@ -35,15 +33,7 @@ def array(tmp_path):
 
 def run(source, **environment):
     """Run a program in a fresh interpreter; return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(source)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return run_script(source, environment=environment).strip()
 
 
 def send(backend, array):

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
+from support.scripts import mounted
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -125,14 +125,8 @@ def test_killed_parent(backend, tmp_path):
 
 
 def in_small(folder, size):
-    """Command that runs the rest with a small, empty file system on `folder`."""
-    if shutil.which("unshare") is None:
-        pytest.skip("no unshare")
-    mount = f'mount -t tmpfs -o size={size} small {folder} && exec "$@"'
-    prefix = ["unshare", "-m", "sh", "-c", mount, "sh"]
-    if subprocess.run([*prefix, "true"], capture_output=True).returncode != 0:
-        pytest.skip("may not mount")
-    return prefix
+    """Return a prefix that runs a program with a small, empty file system there."""
+    return mounted(f"mount -t tmpfs -o size={size} small {folder}")
 
 
 def test_full_disk(backend, tmp_path):

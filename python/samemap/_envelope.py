@@ -8,7 +8,7 @@ expects errors: inside the task, or where the caller takes its results.
 A batch of tasks is written by one pickler. First come the objects that the tasks hold,
 as in a stock message each once, with all its paths; then the tasks. Arrays that are met
 only now are reached as arguments of tasks, or by lists, tuples and dicts of them, and
-by no other way: they become each task's own (`_core.take`).
+by no other way: they become each task's own (`_core.run`).
 
 Where an object of one task leads to an array that is an argument too, the task has to
 find one array on both ways, and it has to be its own: then each task is written as a
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from . import _subclasses
-from ._core import Outgoing, is_mapped, is_own, pending_call, take
+from ._core import Outgoing, is_mapped, is_own, pending_call, run
 
 Task = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 Reduce = Callable[[Any], Any]
@@ -147,7 +147,7 @@ class Writer:
                 return number
 
             part = io.BytesIO()
-            part_pickler = _with_persistent_id(type(pickler))(part, self.table)
+            part_pickler = _with_persistent_id(type(pickler))(part, self.table)  # type: ignore[arg-type]
             part_pickler.get_id = persistent_id
             part_pickler.dump(task)
             parts.append((part.getvalue(), tuple(used)))
@@ -225,11 +225,11 @@ def read_tasks(message: Tasks) -> list[Task]:
     if parts is not None:
         shared = Shared(objects)
         return [
-            (run_own, (run_part, (_pend_part(part, shared, last),), {}), {})
+            (run, (run_part, (_pend_part(part, shared, last),), {}), {})
             for part in parts
         ]
     tasks: list[Task] = last
-    return [(run_own, task, {}) for task in tasks] if pending else tasks
+    return [(run, task, {}) for task in tasks] if pending else tasks
 
 
 class Shared:
@@ -258,12 +258,4 @@ def load_part(data: bytes, shared: Shared, arrays: dict[int, Any]) -> Task:
 def run_part(task: Task) -> Any:
     """Run what `load_part` has loaded."""
     function, args, kwargs = task
-    return function(*args, **kwargs)
-
-
-def run_own(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Run a task with arguments that are its own; they live as long as it runs."""
-    args, kwargs = take(args, kwargs)
     return function(*args, **kwargs)

@@ -32,6 +32,10 @@ typedef struct {
     Memory memory;
 } Piece;
 
+/* Most tasks have few arguments: so many need no memory but the stack, and no
+ * table. */
+#define FEW 8
+
 typedef struct {
     ThreadLink link;
     State *state;
@@ -41,31 +45,40 @@ typedef struct {
     size_t item_count, item_room;
     Piece *pieces;
     size_t piece_count, piece_room;
-    IdMap places; /* index of a container in nodes or of a Pending in items */
+    IdMap places; /* index of a container in nodes or of a Pending in items,
+                   * once there are more than a few of them */
+    Node few_nodes[FEW];
+    Item few_items[FEW];
+    Piece few_pieces[FEW];
 } Task;
 
-/* Room for one more in an array of `*room` items, of which `count` are used. */
+/* Room for one more in an array of `*room` items, of which `count` are used;
+ * `few` is the one that it is at first. NULL with MemoryError. */
 static void *
-reserve(void *array, size_t count, size_t *room, size_t size)
+reserve(void *array, size_t count, size_t *room, size_t size, const void *few)
 {
     if (count < *room) {
         return array;
     }
-    size_t more = *room > 0 ? 2 * *room : 4;
-    void *larger = PyMem_Realloc(array, more * size);
+    void *larger = PyMem_Realloc(array == few ? NULL : array, 2 * *room * size);
     if (larger == NULL) {
         PyErr_NoMemory();
         return NULL;
     }
-    *room = more;
+    if (array == few) {
+        memcpy(larger, few, count * size);
+    }
+    *room *= 2;
     return larger;
 }
 
+/* It may lead to something. */
 static bool
 is_container(PyObject *object)
 {
-    return PyTuple_CheckExact(object) || PyList_CheckExact(object) ||
-           PyDict_CheckExact(object);
+    return (PyTuple_CheckExact(object) && PyTuple_Size(object) > 0) ||
+           (PyDict_CheckExact(object) && PyDict_Size(object) > 0) ||
+           (PyList_CheckExact(object) && PyList_Size(object) > 0);
 }
 
 static bool
@@ -99,43 +112,103 @@ for_each(Task *task, PyObject *container, int (*visit)(Task *, PyObject *))
     return result;
 }
 
-static int
-find(Task *task, PyObject *object)
+/* The index of a container in nodes, or of a Pending in items; -1 when it is
+ * new. */
+static intptr_t
+get_place(const Task *task, PyObject *object)
 {
-    bool pending = is_pending(task, object);
-    if ((!pending && !is_container(object)) ||
-        idmap_find(&task->places, object) != NULL) {
+    if (task->places.count > 0) {
+        const intptr_t *place = idmap_find(&task->places, object);
+        return place != NULL ? *place : -1;
+    }
+    for (size_t i = 0; i < task->item_count; i++) {
+        if ((PyObject *)task->items[i].pending == object) {
+            return (intptr_t)i;
+        }
+    }
+    for (size_t i = 0; i < task->node_count; i++) {
+        if (task->nodes[i].object == object) {
+            return (intptr_t)i;
+        }
+    }
+    return -1;
+}
+
+/* Enters what was just added to nodes or items into the table, if there is one
+ * or has to be from now on: 0 or -1. */
+static int
+add_place(Task *task, PyObject *object, size_t place)
+{
+    if (task->places.count > 0) {
+        return idmap_add(&task->places, object, (intptr_t)place);
+    }
+    if (task->node_count + task->item_count <= FEW) {
         return 0;
     }
-    if (pending) {
-        Item *items = reserve(task->items, task->item_count, &task->item_room,
-                              sizeof(*items));
-        if (items == NULL ||
-            idmap_add(&task->places, object, (intptr_t)task->item_count) < 0) {
+    for (size_t i = 0; i < task->item_count; i++) {
+        if (idmap_add(&task->places, task->items[i].pending, (intptr_t)i) < 0) {
             return -1;
         }
-        task->items = items;
-        items[task->item_count++] = (Item){(Pending *)object, NULL};
-        PyObject *args = ((Pending *)object)->args;
-        return args != NULL ? find(task, args) : 0;
     }
+    for (size_t i = 0; i < task->node_count; i++) {
+        if (idmap_add(&task->places, task->nodes[i].object, (intptr_t)i) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int find(Task *task, PyObject *object);
+
+static int
+find_pending(Task *task, PyObject *object)
+{
+    Item *items = reserve(task->items, task->item_count, &task->item_room,
+                          sizeof(*items), task->few_items);
+    if (items == NULL) {
+        return -1;
+    }
+    task->items = items;
+    items[task->item_count++] = (Item){(Pending *)object, NULL};
+    if (add_place(task, object, task->item_count - 1) < 0) {
+        return -1;
+    }
+    PyObject *args = ((Pending *)object)->args;
+    return args != NULL ? find(task, args) : 0;
+}
+
+static int
+find_in(Task *task, PyObject *container)
+{
     Node *nodes = reserve(task->nodes, task->node_count, &task->node_room,
-                          sizeof(*nodes));
+                          sizeof(*nodes), task->few_nodes);
     if (nodes == NULL) {
         return -1;
     }
     task->nodes = nodes;
-    if (idmap_add(&task->places, object, (intptr_t)task->node_count) < 0) {
+    nodes[task->node_count++] = (Node){container, false, NULL};
+    if (add_place(task, container, task->node_count - 1) < 0) {
         return -1;
     }
-    nodes[task->node_count++] = (Node){object, false, NULL};
     if (Py_EnterRecursiveCall(" while looking into the arguments of a task") !=
         0) {
         return -1;
     }
-    int result = for_each(task, object, find);
+    int result = for_each(task, container, find);
     Py_LeaveRecursiveCall();
     return result;
+}
+
+static int
+find(Task *task, PyObject *object)
+{
+    if (is_pending(task, object)) {
+        return get_place(task, object) >= 0 ? 0 : find_pending(task, object);
+    }
+    if (!is_container(object) || get_place(task, object) >= 0) {
+        return 0;
+    }
+    return find_in(task, object);
 }
 
 static int
@@ -144,9 +217,8 @@ leads(Task *task, PyObject *object)
     if (is_pending(task, object)) {
         return 1;
     }
-    intptr_t *place =
-        is_container(object) ? idmap_find(&task->places, object) : NULL;
-    return place != NULL && task->nodes[*place].leads;
+    intptr_t place = is_container(object) ? get_place(task, object) : -1;
+    return place >= 0 && task->nodes[place].leads;
 }
 
 /* Containers stand before what they hold, cycles apart: so from the end, and
@@ -181,7 +253,7 @@ add_piece(Task *task, Source *source, npy_intp low, npy_intp high,
           bool may_copy)
 {
     Piece *pieces = reserve(task->pieces, task->piece_count, &task->piece_room,
-                            sizeof(*pieces));
+                            sizeof(*pieces), task->few_pieces);
     if (pieces == NULL) {
         return NULL;
     }
@@ -272,24 +344,47 @@ take_memory(State *state, Source *source, npy_intp low, npy_intp high)
 
 /* ---- Arrays ------------------------------------------------------------- */
 
-/* A copy of the bytes, for one task; those that it can't write to serve all. */
-static int
-copy_bytes(State *state, const View *view, Memory *memory)
+/* New reference: an array that owns a copy of the bytes, which has no gaps. */
+static PyObject *
+copy_plain(const View *view, int order)
 {
-    Memory bytes = {0};
-    if (memory_of(state, view->source, &bytes) < 0) {
-        return -1;
+    npy_intp size = view->high - view->low;
+    Py_INCREF((PyObject *)view->descr);
+    PyObject *array =
+        PyArray_NewFromDescr(&PyArray_Type, view->descr, view->layout.ndim,
+                             view->layout.shape, NULL, NULL, order, NULL);
+    if (array != NULL && size > 0) {
+        memcpy(PyArray_BYTES((PyArrayObject *)array),
+               PyBytes_AsString(view->source) + view->low, (size_t)size);
     }
-    if (!(view->layout.flags & LAYOUT_WRITEABLE)) {
-        *memory = bytes;
-        return 0;
+    return array;
+}
+
+/* New reference: a copy of the bytes, for one task; those that it can't write
+ * to serve all. NULL with an exception. */
+static PyObject *
+copy_array(State *state, const View *view)
+{
+    const Layout *layout = &view->layout;
+    Memory memory = {0};
+    int result, order = layout_order(layout, PyDataType_ELSIZE(view->descr));
+    bool writeable = layout->flags & LAYOUT_WRITEABLE;
+    bool plain = view->header == NULL && !(layout->flags & LAYOUT_UNALIGNED);
+    if (writeable && plain && order >= 0) {
+        return copy_plain(view, order);
     }
-    int result = memory_allocate(0, bytes.high, memory);
-    if (result == 0) {
-        memcpy(memory->data, bytes.data, (size_t)bytes.high);
+    if (writeable) {
+        npy_intp size = PyBytes_Size(view->source);
+        result = memory_allocate(0, size, &memory);
+        if (result == 0) {
+            memcpy(memory.data, PyBytes_AsString(view->source), (size_t)size);
+        }
+    } else {
+        result = memory_of(state, view->source, &memory);
     }
-    memory_clear(&bytes);
-    return result;
+    PyObject *array = result == 0 ? view_build(state, view, &memory) : NULL;
+    memory_clear(&memory);
+    return array;
 }
 
 /* New reference: the array, NULL with an exception. */
@@ -298,16 +393,14 @@ make_array(Task *task, const Pending *pending)
 {
     State *state = task->state;
     const View *view = &pending->view;
-    Memory copy = {0};
-    const Memory *memory = &copy;
-    if (Py_TYPE(view->source) == state->source_type) {
-        memory =
+    PyObject *array = NULL;
+    if (Py_TYPE(view->source) != state->source_type) {
+        array = copy_array(state, view);
+    } else {
+        const Memory *memory =
             take_memory(state, (Source *)view->source, view->low, view->high);
-    } else if (copy_bytes(state, view, &copy) < 0) {
-        memory = NULL;
+        array = memory != NULL ? view_build(state, view, memory) : NULL;
     }
-    PyObject *array = memory != NULL ? view_build(state, view, memory) : NULL;
-    memory_clear(&copy);
     if (array != NULL && pending->finish != NULL) {
         core_set(&array, PyObject_CallFunctionObjArgs(
                              PyTuple_GetItem(pending->finish, 0), array,
@@ -416,7 +509,7 @@ static PyObject *
 replace(Task *task, PyObject *object)
 {
     if (is_pending(task, object)) {
-        PyObject *array = task->items[*idmap_find(&task->places, object)].array;
+        PyObject *array = task->items[get_place(task, object)].array;
         if (array == NULL) {
             PyErr_SetString(PyExc_ValueError, "what is pending needs itself");
         }
@@ -425,7 +518,7 @@ replace(Task *task, PyObject *object)
     if (!is_container(object)) {
         return Py_NewRef(object);
     }
-    size_t place = (size_t)*idmap_find(&task->places, object);
+    size_t place = (size_t)get_place(task, object);
     Node *node = &task->nodes[place];
     if (!node->leads) {
         return Py_NewRef(object);
@@ -457,36 +550,59 @@ clear_task(Task *task)
         memory_clear(&task->pieces[i].memory);
         Py_DECREF((PyObject *)task->pieces[i].source);
     }
-    PyMem_Free(task->nodes);
-    PyMem_Free(task->items);
-    PyMem_Free(task->pieces);
+    PyMem_Free(task->nodes != task->few_nodes ? task->nodes : NULL);
+    PyMem_Free(task->items != task->few_items ? task->items : NULL);
+    PyMem_Free(task->pieces != task->few_pieces ? task->pieces : NULL);
     idmap_clear(&task->places);
 }
 
-PyObject *
-take_call(PyObject *module, PyObject *args)
+/* New reference: `object` as this task has it; NULL with an exception. */
+static PyObject *
+take(State *state, PyObject *object)
 {
-    State *state = PyModule_GetState(module);
-    PyObject *task_args, *task_kwargs, *result = NULL;
-    if (!PyArg_ParseTuple(args, "O!O!:take", &PyTuple_Type, &task_args,
-                          &PyDict_Type, &task_kwargs)) {
-        return NULL;
-    }
-    Task task = {.state = state};
-    if (find(&task, args) < 0) {
+    PyObject *result = NULL;
+    Task task;
+    task.state = state;
+    task.nodes = task.few_nodes;
+    task.items = task.few_items;
+    task.pieces = task.few_pieces;
+    task.node_count = task.item_count = task.piece_count = 0;
+    task.node_room = task.item_room = task.piece_room = FEW;
+    task.places = (IdMap){NULL, 0, 0};
+    if (find(&task, object) < 0) {
         goto done;
     }
     if (task.item_count == 0) {
-        result = Py_NewRef(args);
+        result = Py_NewRef(object);
         goto done;
     }
     mark_nodes(&task);
     threadlist_push(&state->tasks, &task.link);
     if (make_pieces(&task) == 0 && make_arrays(&task) == 0) {
-        result = replace(&task, args);
+        result = replace(&task, object);
     }
     threadlist_remove(&state->tasks, &task.link);
 done:
     clear_task(&task);
+    return result;
+}
+
+PyObject *
+take_run(PyObject *module, PyObject *args)
+{
+    if (PyTuple_Size(args) != 3 || !PyTuple_Check(PyTuple_GetItem(args, 1)) ||
+        !PyDict_Check(PyTuple_GetItem(args, 2))) {
+        PyErr_SetString(PyExc_TypeError,
+                        "run takes a function, a tuple and a dict");
+        return NULL;
+    }
+    PyObject *own = take(PyModule_GetState(module), args);
+    if (own == NULL) {
+        return NULL;
+    }
+    PyObject *result =
+        PyObject_Call(PyTuple_GetItem(own, 0), PyTuple_GetItem(own, 1),
+                      PyTuple_GetItem(own, 2));
+    Py_DECREF(own);
     return result;
 }

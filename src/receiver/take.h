@@ -4,12 +4,13 @@
 
 #include "receiver/source.h"
 
-/* samemap._core.take(args, kwargs): the same with an array for each Pending in
- * them, in exact lists, tuples and dicts too, which are then new ones. One
- * Pending becomes one array, one container one container, and what holds no
- * Pending stays the object that it is. Views of one private mapping share
- * memory as the sender's do. */
-PyObject *take_call(PyObject *module, PyObject *args);
+/* samemap._core.run(function, args, kwargs): calls the function with an array
+ * for each Pending in its arguments, in exact lists, tuples and dicts too,
+ * which are then new ones. One Pending becomes one array, one container one
+ * container, and what holds no Pending stays the object that it is. Views of
+ * one private mapping share memory as the sender's do. All of it lives as long
+ * as the call, if nobody keeps it. */
+PyObject *take_run(PyObject *module, PyObject *args);
 
 /* Borrowed: the memory for [low, high) of `source` in the task that this thread
  * makes ready now; NULL with an exception, or without one when there is no such

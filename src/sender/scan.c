@@ -247,6 +247,25 @@ visit(Scan *scan, PyObject *object)
                             : visit_object(scan, object);
 }
 
+/* A task's own tuple, and its arguments': no object of the user's is one of
+ * them. */
+static int
+visit_task(Scan *scan, PyObject *task)
+{
+    if (!PyTuple_CheckExact(task)) {
+        return visit(scan, task);
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_Size(task); i++) {
+        PyObject *item = PyTuple_GetItem(task, i);
+        int result = is_container(item) ? visit_items(scan, item, visit)
+                                        : visit(scan, item);
+        if (result < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 /* New reference: (shared, own, others). */
 static PyObject *
 divide(const Scan *scan)
@@ -279,7 +298,7 @@ scan_tasks(Outgoing *message, PyObject *tasks, PyObject *types)
         goto done;
     }
     for (; scan.task < PyList_Size(tasks); scan.task++) {
-        if (visit(&scan, PyList_GetItem(tasks, scan.task)) < 0) {
+        if (visit_task(&scan, PyList_GetItem(tasks, scan.task)) < 0) {
             goto done;
         }
     }

@@ -132,6 +132,29 @@ layout_nbytes(int ndim, const npy_intp *shape, npy_intp itemsize)
     return nbytes;
 }
 
+/* The strides go on from `first` in steps of `step`, without gaps. */
+static bool
+is_dense(const Layout *layout, npy_intp itemsize, int first, int step)
+{
+    npy_intp stride = itemsize;
+    for (int i = first; i >= 0 && i < layout->ndim; i += step) {
+        if (layout->strides[i] != stride) {
+            return false;
+        }
+        stride *= layout->shape[i];
+    }
+    return true;
+}
+
+int
+layout_order(const Layout *layout, npy_intp itemsize)
+{
+    if (is_dense(layout, itemsize, layout->ndim - 1, -1)) {
+        return 0;
+    }
+    return is_dense(layout, itemsize, 0, 1) ? NPY_ARRAY_F_CONTIGUOUS : -1;
+}
+
 /* `size` bytes at `strided` and `flat` become the same. */
 static void
 copy_run(char *strided, char *flat, size_t size, bool gather)

@@ -58,6 +58,10 @@ int layout_bounds(int ndim, const npy_intp *shape, const npy_intp *strides,
 /* Number of bytes in all elements, or -1 (no exception set) on overflow. */
 npy_intp layout_nbytes(int ndim, const npy_intp *shape, npy_intp itemsize);
 
+/* When the strides are those of a new array, the flags that NumPy makes it
+ * with: 0 for C order, NPY_ARRAY_F_CONTIGUOUS for Fortran order; else -1. */
+int layout_order(const Layout *layout, npy_intp itemsize);
+
 /* Copies the bytes of all elements, in C order, from around element [0, 0, ...]
  * at `first` to `flat`, and back. */
 void layout_gather(const Layout *layout, npy_intp itemsize, const char *first,

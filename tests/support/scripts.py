@@ -12,18 +12,18 @@ TESTS = Path(__file__).parents[1]
 PROGRAMS = TESTS / "programs"
 
 
-def run_script(source, *arguments, timeout=100, status=0, prefix=()):
+def run_script(source, *arguments, timeout=100, status=0, prefix=(), environment=()):
     """Run Python source; return what it prints. Its end is part of the claim.
 
-    `prefix` is a command that runs the rest of its arguments. The script can import
-    what the tests can.
+    `prefix` is a command that runs the rest of its arguments, `environment` has more
+    variables or other values of them. The script can import what the tests can.
     """
     folders = [TESTS, TESTS / "fuzz", os.environ.get("PYTHONPATH")]
     path = os.pathsep.join(str(folder) for folder in folders if folder)
     done = subprocess.run(
         [*prefix, sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(source)]
         + [str(argument) for argument in arguments],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, **dict(environment)},
         capture_output=True,
         text=True,
         timeout=timeout,
