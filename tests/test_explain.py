@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 import samemap
-from foreign import array_at, libc, map_at
 from joblib import Parallel, delayed
 from samemap import _core
+from support.foreign import array_at, libc, map_at
 
 PROT_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from scripts import run_script
+from support.scripts import run_script
 
 pytestmark = [pytest.mark.needs_maps, pytest.mark.needs_descriptors]
 

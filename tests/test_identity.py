@@ -8,7 +8,7 @@ import os
 import shutil
 
 import pytest
-from scripts import mounted, run_script
+from support.scripts import mounted, run_script
 
 pytestmark = pytest.mark.needs_maps
 
@@ -17,7 +17,7 @@ import ctypes, gc, mmap, os, pickle, subprocess, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import numpy as np, samemap
-from foreign import array_at, map_at
+from support.foreign import array_at, map_at
 from joblib import Parallel, delayed
 
 os.chdir(sys.argv[2])

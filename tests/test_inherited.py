@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import samemap
 from joblib import Parallel, delayed
-from scripts import run_script
+from support.scripts import run_script
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 

@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 import samemap
-from foreign import array_at, map_at
 from samemap import _core
+from support.foreign import array_at, map_at
 
 PAGE = mmap.PAGESIZE
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import samemap
-from scripts import run_script
+from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_maps
 
