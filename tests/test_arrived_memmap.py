@@ -82,7 +82,8 @@ def check(found, views, root):
 
 def test_argument_has_a_root(send, views, root):
     """The base of what a task gets is a root memmap, as it is in the caller."""
-    check({name: look(view) for name, view in views.items()}, views, root)
+    if type(views["part"]) is np.memmap:  # an ndarray has the view before as its base
+        check({name: look(view) for name, view in views.items()}, views, root)
     found = send(look, *[(view,) for view in views.values()])
     check(dict(zip(views, found, strict=True)), views, root)
 
@@ -150,7 +151,7 @@ def test_result_sent_again(send, views):
         results = send(identity, *[(result,) for result in results])
     for name, result in zip(views, results, strict=True):
         assert result.tolist() == views[name].tolist(), name
-        assert item_in_file(result) == item_in_file(views[name]), name
+        assert item_in_file(result) == OFFSET + int(result.reshape(-1)[0]), name
 
 
 def flush_through_root(array):
@@ -176,13 +177,13 @@ def describe_record(data):
 
 @pytest.fixture
 def table(tmp_path):
-    """A FITS table of whole numbers, text, scaled numbers and lists of any length."""
+    """A FITS table of numbers, text, unsigned numbers and lists of any length."""
     fits = pytest.importorskip("astropy.io.fits")
     lists = np.array([np.arange(i) for i in (1, 2, 3, 0, 2, 5)], dtype=object)
     columns = [
         fits.Column("number", "K", array=np.arange(6)),
         fits.Column("text", "3A", array=np.array(list("abcdef"))),
-        fits.Column("scaled", "I", bscale=0.5, bzero=3, array=np.arange(6) / 2),
+        fits.Column("unsigned", "J", bzero=2**31, array=np.arange(6, dtype="u4")),
         fits.Column("lists", "PJ()", array=lists),
     ]
     path = tmp_path / "table.fits"
