@@ -177,14 +177,12 @@ def describe_record(data):
 
 @pytest.fixture
 def table(tmp_path):
-    """A FITS table of numbers, text, unsigned numbers and lists of any length."""
+    """A FITS table of numbers, text and unsigned numbers."""
     fits = pytest.importorskip("astropy.io.fits")
-    lists = np.array([np.arange(i) for i in (1, 2, 3, 0, 2, 5)], dtype=object)
     columns = [
         fits.Column("number", "K", array=np.arange(6)),
         fits.Column("text", "3A", array=np.array(list("abcdef"))),
         fits.Column("unsigned", "J", bzero=2**31, array=np.arange(6, dtype="u4")),
-        fits.Column("lists", "PJ()", array=lists),
     ]
     path = tmp_path / "table.fits"
     fits.BinTableHDU.from_columns(columns).writeto(path)
