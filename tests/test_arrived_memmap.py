@@ -201,14 +201,15 @@ def table(tmp_path):
 )
 @pytest.mark.parametrize("max_nbytes", ["1M", 1])
 def test_fits_table(send, table, view, max_nbytes):
-    """A FITS table keeps all that it has by joblib alone: attributes, columns, text."""
+    """A FITS table has what it has by joblib alone, and all of its ``__dict__``."""
     data = view(table)
     tasks = [(data,)] * 2
     with samemap.disabled():
-        stock = send(describe_record, *tasks)
-    assert send(describe_record, *tasks, max_nbytes=max_nbytes) == stock
+        (_, *stock), _ = send(describe_record, *tasks)
+    expected = [(describe_record(data)[0], *stock)] * 2
+    assert send(describe_record, *tasks, max_nbytes=max_nbytes) == expected
     results = send(identity, *tasks, max_nbytes=max_nbytes)
-    assert [describe_record(result) for result in results] == stock
+    assert [describe_record(result) for result in results] == expected
 
 
 def test_path_of_a_renamed_file(send, root):
