@@ -23,6 +23,7 @@ after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     State *state = PyModule_GetState(module);
     maptable_close(&state->maptable);
+    registry_after_fork(state);
     threadlist_after_fork(&state->outgoing);
     threadlist_after_fork(&state->tasks);
     if (registry_new_prefix(state) < 0) {
@@ -106,6 +107,11 @@ PyDoc_STRVAR(
     "is_own(array, /)\n--\n\n"
     "How the message being written has the array: 0 as it is, 1 for one\n"
     "task, 2 as an argument of several tasks.");
+PyDoc_STRVAR(
+    count_pending_doc,
+    "count_pending()\n--\n\n"
+    "Count one more array that each task makes its own in the message being\n"
+    "written; return the list of what that holds, or None.");
 PyDoc_STRVAR(is_mapped_doc,
              "is_mapped(array, /)\n--\n\n"
              "True if the memory of the array belongs to a mapping.");
@@ -130,6 +136,7 @@ static PyMethodDef functions[] = {
     {"pending_call", pending_function, METH_VARARGS, pending_call_doc},
     {"run", take_run, METH_VARARGS, run_doc},
     {"is_own", outgoing_is_own, METH_O, is_own_doc},
+    {"count_pending", outgoing_count_pending, METH_NOARGS, count_pending_doc},
     {"is_mapped", describe_is_mapped, METH_O, is_mapped_doc},
     {"describe", describe_array, METH_O, describe_doc},
     {"counts", describe_counts, METH_NOARGS, counts_doc},
@@ -422,6 +429,7 @@ module_free(void *module)
     State *state = PyModule_GetState((PyObject *)module);
     if (state != NULL) {
         maptable_close(&state->maptable);
+        descriptor_free(&state->open_files);
         module_clear((PyObject *)module);
     }
 }

@@ -31,14 +31,14 @@ _PLAIN = frozenset(
 )
 
 
-def make_loky_pickler(file: Any, table: dict[type, Any]) -> Any:
-    """Make a pickler as loky's queues do: cloudpickle's, or what was set there."""
-    return reduction.get_loky_pickler()(file, table)
+def loky_pickler() -> Any:
+    """Return the class of the picklers of loky's queues: cloudpickle's, or another."""
+    return reduction.get_loky_pickler()
 
 
-def make_pool_pickler(file: Any, table: dict[type, Any]) -> Any:
-    """Make a pickler as the queues of joblib's multiprocessing pool do."""
-    return joblib.pool.CustomizablePickler(file, table)
+def pool_pickler() -> Any:
+    """Return the class of the picklers of joblib's multiprocessing pool."""
+    return joblib.pool.CustomizablePickler
 
 
 class Keeper:
@@ -139,7 +139,7 @@ class BatchReducer:
         except SamemapError as error:
             # Raised here it would reach the caller as that of a pickler.
             return rebuild_failed_batch, (ticket, error.with_traceback(None))
-        return Batch, (ticket, self.prepare, cls, rest, message)
+        return rebuild_batch, (ticket, self.prepare, cls, rest, message)
 
 
 class Batch:
@@ -165,6 +165,12 @@ class Batch:
         batch = self.cls(read_tasks(self.message), *self.rest)
         del self.message
         return Results(batch(), self.ticket)
+
+
+@ByName
+def rebuild_batch(*parts: Any) -> Batch:
+    """Undo `BatchReducer`."""
+    return Batch(*parts)
 
 
 class FailedBatch:

@@ -18,7 +18,6 @@ part by itself, and refers to what it shares with others by number.
 from __future__ import annotations
 
 import copyreg
-import functools
 import io
 import pickle
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from . import _subclasses
-from ._core import Outgoing, is_mapped, is_own, pending_call, run
+from ._core import Outgoing, count_pending, is_mapped, is_own, pending_call, run
 
 Task = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 Reduce = Callable[[Any], Any]
@@ -48,22 +47,55 @@ class Writer:
 
     Parameters
     ----------
-    make_pickler : callable
-        ``make_pickler(file, table)`` returns a pickler with the methods ``dump`` and
-        ``register(type, reducer)``.
+    pickler_class : callable
+        Returns the class of picklers now: ``cls(file, table)`` has the methods
+        ``dump``, ``clear_memo`` and ``register(type, reducer)``.
     table : dict
         Reducers by exact type.
     """
 
-    def __init__(self, make_pickler: Callable[..., Any], table: Table) -> None:
-        self.make_pickler = make_pickler
+    def __init__(self, pickler_class: Callable[[], Any], table: Table) -> None:
+        self.pickler_class = pickler_class
         self.table = table
+        self._renew()
 
-    def _new_pickler(self, file: io.BytesIO) -> Any:
+    def __reduce__(self) -> tuple[type[Writer], tuple[Any, ...]]:
+        return Writer, (self.pickler_class, self.table)
+
+    def _renew(self) -> None:
+        """Make what follows from `table`."""
+        own = {cls: self._reduce_own for cls in self.table if _is_subclass(cls)}
+        self._full_table = {**self.table, **own}
+        # Picklers that nobody uses now, with their files.
+        self._idle: list[tuple[Any, io.BytesIO]] = []
+
+    def _get_pickler(self) -> tuple[Any, io.BytesIO]:
+        """Return a pickler and its empty file: making one takes 8 µs."""
         missing = _subclasses.late(self.table)
         if missing:
             self.table = {**self.table, **missing}
-        return self.make_pickler(file, self.table)
+            self._renew()
+        cls = self.pickler_class()
+        try:
+            pickler, file = self._idle.pop()
+        except IndexError:
+            pass
+        else:
+            if type(pickler) is cls:
+                return pickler, file
+        file = io.BytesIO()
+        return cls(file, self._full_table), file
+
+    def _put_pickler(self, pickler: Any, file: io.BytesIO) -> bytes:
+        """Give back a pickler after it has done its work; return that."""
+        data = file.getvalue()
+        file.seek(0)
+        file.truncate()
+        pickler.clear_memo()
+        # cloudpickle's memory of the modules of functions, by identity.
+        getattr(pickler, "globals_ref", {}).clear()
+        self._idle.append((pickler, file))
+        return data
 
     def write(self, obj: Any, held: list[Any] | None = None) -> bytes:
         """Pickle an object that one reader gets as a whole.
@@ -79,13 +111,13 @@ class Writer:
         bytes
             For `pickle.loads`.
         """
-        file = io.BytesIO()
         message = Outgoing(held)
         try:
-            self._new_pickler(file).dump(obj)
+            pickler, file = self._get_pickler()
+            pickler.dump(obj)
+            return self._put_pickler(pickler, file)
         finally:
             message.close()
-        return file.getvalue()
 
     def write_tasks(self, tasks: list[Task], held: list[Any] | None = None) -> Tasks:
         """Pickle a batch of tasks for `read_tasks`.
@@ -98,20 +130,23 @@ class Writer:
         """
         message = Outgoing(held)
         try:
-            file = io.BytesIO()
+            pickler, file = self._get_pickler()
             shared, own, others = message.objects(tasks, self.table)
-            pickler = self._new_batch_pickler(file, message, others, held)
+            for cls in others:
+                pickler.register(cls, self._reduce_own)
             for obj in shared:
                 pickler.dump(obj)
             message.enter(_OWN_OBJECTS)
             for obj in own:
                 pickler.dump(obj)
             if message.is_entangled():
-                return self._write_parts(message, tasks, shared, others, held)
+                self._put_pickler(pickler, file)
+                return self._write_parts(message, tasks, shared, others)
             message.enter(_TASKS)
             pickler.dump(tasks)
             pending = message.close()
-            return len(shared) + len(own), pending, file.getvalue(), None
+            data = self._put_pickler(pickler, file)
+            return len(shared) + len(own), pending, data, None
         finally:
             message.close()
 
@@ -121,15 +156,14 @@ class Writer:
         tasks: list[Task],
         shared: list[Any],
         others: list[type],
-        held: list[Any] | None,
     ) -> Tasks:
         """Do the work of `write_tasks` with each task as a part of its own."""
-        file = io.BytesIO()
+        pickler, file = self._get_pickler()
+        for cls in others:
+            pickler.register(cls, self._reduce_own)
         message.enter(_OBJECTS)
-        pickler = self._new_batch_pickler(file, message, others, held)
         for obj in shared:
             pickler.dump(obj)
-        message.enter(_PART)
         numbers = {id(obj): number for number, obj in enumerate(shared)}
         arrays: list[Any] = []
         parts = []
@@ -137,7 +171,7 @@ class Writer:
             message.enter(_PART)
             used: dict[int, None] = {}
 
-            def persistent_id(obj: Any, used: dict[int, None] = used) -> int | None:
+            def get_id(obj: Any, used: dict[int, None] = used) -> int | None:
                 number = numbers.get(id(obj))
                 if isinstance(obj, np.ndarray) and message.is_shared(obj):
                     if number is None:
@@ -147,50 +181,42 @@ class Writer:
                 return number
 
             part = io.BytesIO()
-            part_pickler = _with_persistent_id(type(pickler))(part, self.table)  # type: ignore[arg-type]
-            part_pickler.get_id = persistent_id
+            part_pickler = _with_persistent_id(type(pickler))(part, self._full_table)
+            part_pickler.get_id = get_id
             part_pickler.dump(task)
             parts.append((part.getvalue(), tuple(used)))
         message.enter(_TASKS)
         pickler.dump(arrays)
-        return len(shared), len(parts), file.getvalue(), parts
+        return len(shared), len(parts), self._put_pickler(pickler, file), parts
 
-    def _new_batch_pickler(
-        self,
-        file: io.BytesIO,
-        message: Outgoing,
-        others: list[type],
-        held: list[Any] | None,
-    ) -> Any:
-        """Make a pickler that knows how tasks get subclasses of ndarray.
+    def _reduce_own(self, array: Any) -> Any:
+        """Reduce a subclass of ndarray, in a batch of tasks for each task.
 
         Where the task's own array needs pages or a copy of its own, it is a pickle in
         the pickle, which the task loads: nobody else knows how to copy such a class.
         """
-        pickler = self._new_pickler(file)
-
-        def reduce_own(array: Any) -> Any:
-            own = is_own(array)
-            if own == 2 or (own == 1 and _is_mapped(array)):
-                message.add_pending()
-                return pending_call, (pickle.loads, self.write(array, held))
-            reduce = self.table.get(type(array)) or copyreg.dispatch_table.get(
-                type(array)
-            )
-            return reduce(array) if reduce is not None else array.__reduce_ex__(5)
-
-        for cls in {*others, *self.table}:
-            if issubclass(cls, np.ndarray) and cls not in (np.ndarray, np.memmap):
-                pickler.register(cls, reduce_own)
-        return pickler
+        own = is_own(array)
+        if own == 2 or (own == 1 and _is_mapped(array)):
+            return pending_call, (pickle.loads, self.write(array, count_pending()))
+        reduce = self.table.get(type(array)) or copyreg.dispatch_table.get(type(array))
+        return reduce(array) if reduce is not None else array.__reduce_ex__(5)
 
 
-@functools.cache
+def _is_subclass(cls: type) -> bool:
+    return issubclass(cls, np.ndarray) and cls not in (np.ndarray, np.memmap)
+
+
+_part_picklers: dict[Any, Any] = {}
+
+
 def _with_persistent_id(cls: Any) -> Any:
     """Make a class of picklers that ask their attribute `get_id` for numbers.
 
     It has to be a class: picklers look for the method when they are made.
     """
+
+    if cls in _part_picklers:
+        return _part_picklers[cls]
 
     class PartPickler(cls):  # type: ignore[misc]
         get_id: Callable[[Any], int | None]
@@ -198,6 +224,7 @@ def _with_persistent_id(cls: Any) -> Any:
         def persistent_id(self, obj: Any) -> int | None:
             return self.get_id(obj)
 
+    _part_picklers[cls] = PartPickler
     return PartPickler
 
 

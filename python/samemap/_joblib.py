@@ -27,8 +27,8 @@ from ._batches import (
     Keeper,
     Results,
     ResultsReducer,
-    make_loky_pickler,
-    make_pool_pickler,
+    loky_pickler,
+    pool_pickler,
 )
 from ._envelope import Writer
 from ._errors import UnsupportedJoblibError
@@ -86,10 +86,10 @@ def _check_joblib() -> None:
 
 
 def _make_reducers(
-    stock: Callable[..., tuple[Table, Table]], make_pickler: Callable[..., Any]
+    stock: Callable[..., tuple[Table, Table]], pickler_class: Callable[..., Any]
 ) -> Callable[..., Any]:
     """Wrap `get_memmapping_reducers`: its tables with our entries on top."""
-    keeps_batches = make_pickler is make_loky_pickler
+    keeps_batches = pickler_class is loky_pickler
     signature = inspect.signature(stock)
 
     @functools.wraps(stock)
@@ -117,11 +117,11 @@ def _make_reducers(
         forward = overlay(forward, ours, user_forward)
         backward = overlay(backward, make_table(options, backward=True), user_backward)
         # Copies: the envelopes' picklers have no use for the entries added here.
-        writer = Writer(make_pickler, dict(forward))
+        writer = Writer(pickler_class, dict(forward))
         forward[joblib.parallel.BatchedCalls] = BatchReducer(
             writer, prepare, None if keeps_batches else Keeper()
         )
-        writer = Writer(make_pickler, dict(backward))
+        writer = Writer(pickler_class, dict(backward))
         backward[Results] = ResultsReducer(writer)
         backward[process_executor._ExceptionWithTraceback] = FailureReducer(writer)
         return forward, backward
@@ -183,10 +183,8 @@ def put_in() -> None:
     _check_joblib()
     for module in _MODULES:
         _stock[module] = getattr(module, _NAME)
-        make_pickler = (
-            make_loky_pickler if module is joblib.executor else make_pool_pickler
-        )
-        reducers = _make_reducers(_stock[module], make_pickler)
+        pickler_class = loky_pickler if module is joblib.executor else pool_pickler
+        reducers = _make_reducers(_stock[module], pickler_class)
         setattr(module, _NAME, reducers)
     executor = joblib.executor.MemmappingExecutor
     _stock_factory = executor.__dict__[_FACTORY]

@@ -22,9 +22,14 @@ outgoing_current(State *state)
 uint64_t
 outgoing_number(const Outgoing *message)
 {
-    /* The top bit keeps times apart from the counted numbers. */
     return message != NULL ? message->number
-                           : (UINT64_C(1) << 63) | clock_milliseconds();
+                           : MESSAGE_IMPLICIT | clock_milliseconds();
+}
+
+uint64_t
+message_number(State *state)
+{
+    return outgoing_number(outgoing_current(state));
 }
 
 int
@@ -46,6 +51,17 @@ outgoing_is_own(PyObject *module, PyObject *array)
         own = scan_is_shared(message, array) ? 2 : 1;
     }
     return PyLong_FromLong(own);
+}
+
+PyObject *
+outgoing_count_pending(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    Outgoing *message = outgoing_current(PyModule_GetState(module));
+    if (message == NULL) {
+        Py_RETURN_NONE;
+    }
+    message->pending++;
+    return Py_NewRef(message->held != NULL ? message->held : Py_None);
 }
 
 static PyObject *
@@ -151,13 +167,6 @@ outgoing_is_shared(Outgoing *self, PyObject *object)
 }
 
 static PyObject *
-outgoing_add_pending(Outgoing *self, PyObject *Py_UNUSED(ignored))
-{
-    self->pending++;
-    Py_RETURN_NONE;
-}
-
-static PyObject *
 outgoing_close(Outgoing *self, PyObject *Py_UNUSED(ignored))
 {
     threadlist_remove(&self->state->outgoing, &self->link);
@@ -190,9 +199,6 @@ static PyMethodDef outgoing_methods[] = {
     {"is_shared", (PyCFunction)outgoing_is_shared, METH_O,
      "is_shared($self, object, /)\n--\n\n"
      "True for what several tasks get to."},
-    {"add_pending", (PyCFunction)outgoing_add_pending, METH_NOARGS,
-     "add_pending($self, /)\n--\n\n"
-     "Count one more array that each task makes its own."},
     {"close", (PyCFunction)outgoing_close, METH_NOARGS,
      "close($self, /)\n--\n\n"
      "End the message; return how many arrays each task makes its own."},

@@ -3,6 +3,7 @@
 #define SAMEMAP_OUTGOING_H
 
 #include "idmap.h"
+#include "message.h"
 #include "state.h"
 #include "threadlist.h"
 
@@ -47,13 +48,6 @@ Outgoing *outgoing_current(State *state);
  * within one millisecond. Never 0. */
 uint64_t outgoing_number(const Outgoing *message);
 
-/* The number is a time of day, not that of an Outgoing. */
-static inline bool
-outgoing_is_implicit(uint64_t number)
-{
-    return number >> 63;
-}
-
 /* Keeps `object` alive for as long as the sender of this thread's message wants
  * (no-op without an Outgoing that holds): 0 or -1. */
 int outgoing_hold(State *state, PyObject *object);
@@ -62,5 +56,9 @@ int outgoing_hold(State *state, PyObject *object);
  * in Python: 0 as it is; 1 for one task only; 2 an argument of several tasks.
  */
 PyObject *outgoing_is_own(PyObject *module, PyObject *array);
+
+/* samemap._core.count_pending(): counts one more array that each task makes its
+ * own, and returns the list of what the message holds, or None. */
+PyObject *outgoing_count_pending(PyObject *module, PyObject *ignored);
 
 #endif
