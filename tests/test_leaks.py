@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import samemap
 from samemap import _core
-from samemap._batches import make_pool_pickler
+from samemap._batches import pool_pickler
 from samemap._envelope import Writer, read_tasks
 from samemap._tables import Options, make_table
 from support.encoding import ALONE, MEMMAP, OWN, PRIVATE, WRITEABLE, encode
@@ -31,7 +31,7 @@ path = folder / "file"
 np.arange(2000.0).tofile(path)
 kept = np.memmap(path, np.float64, "r+")
 arguments = reference(kept)
-writer = Writer(make_pool_pickler, make_table(Options(), max_nbytes=1000))
+writer = Writer(pool_pickler, make_table(Options(), max_nbytes=1000))
 layout = encode("f8", (5,), (8,), 0)
 flagged = lambda flags: encode("f8", (5,), (8,), 8, flags | WRITEABLE)
 source = lambda: _core.attach(*{**arguments, "token": b"another token..."}.values())
