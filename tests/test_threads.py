@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import samemap
-from samemap._batches import make_pool_pickler
+from samemap._batches import pool_pickler
 from samemap._envelope import Writer, read_tasks
 from samemap._tables import Options, make_table
 from support.foreign import array_at, map_at
@@ -112,7 +112,7 @@ def test_tasks_in_threads(tmp_path):
     array = np.memmap(path, np.int64, "c")
     array[5] = -5
     tasks = [(add_to_all, (array, array[::-1], i), {}) for i in range(THREADS)]
-    writer = Writer(make_pool_pickler, make_table(Options()))
+    writer = Writer(pool_pickler, make_table(Options()))
     held = []
     loaded = read_tasks(writer.write_tasks(tasks, held))
     together = threading.Barrier(THREADS)
