@@ -95,6 +95,8 @@ registry_add(State *state, Backing *backing, PyObject *owner, bool by_token)
     if (callback == NULL) {
         return -1;
     }
+    assert(backing->place.owner_ref == NULL && backing->place.sibling == NULL);
+    assert(!by_token || backing->place.py_token != NULL);
     backing->place.owner_ref = PyWeakref_NewRef(owner, callback);
     Py_DECREF(callback);
     if (backing->place.owner_ref == NULL) {

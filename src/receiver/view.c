@@ -181,14 +181,10 @@ view_build(State *state, const View *view, const Memory *memory)
     bool is_memmap = layout->flags & LAYOUT_MEMMAP;
     bool writeable = layout->flags & LAYOUT_WRITEABLE && memory->writable &&
                      !(layout->flags & LAYOUT_LOCKED);
-    char *data = memory_at(memory, layout->offset);
-    if (view->low == view->high) {
-        /* No element: any address will do, but the one of the message is that
-         * of no byte where the memory is a part. */
-        data = view->low < memory->low || view->high > memory->high
-                   ? memory->data
-                   : data;
-    } else if (view->low < memory->low || view->high > memory->high) {
+    char *data = memory->data;
+    if (view->low >= memory->low && view->high <= memory->high) {
+        data = memory_at(memory, layout->offset);
+    } else if (view->low < view->high) {
         PyErr_SetString(PyExc_ValueError, "the memory is not that of the view");
         return NULL;
     }
