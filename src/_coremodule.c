@@ -23,6 +23,7 @@ after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     State *state = PyModule_GetState(module);
     maptable_close(&state->maptable);
+    registry_after_fork(state);
     threadlist_after_fork(&state->outgoing);
     threadlist_after_fork(&state->tasks);
     if (registry_new_prefix(state) < 0) {
@@ -428,6 +429,7 @@ module_free(void *module)
     State *state = PyModule_GetState((PyObject *)module);
     if (state != NULL) {
         maptable_close(&state->maptable);
+        descriptor_free(&state->open_files);
         module_clear((PyObject *)module);
     }
 }

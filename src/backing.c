@@ -148,7 +148,7 @@ backing_reduce(Backing *self, PyObject *Py_UNUSED(ignored))
     const Reach *reach = &self->reach;
     const Place *place = &self->place;
     uint64_t message = outgoing_number(outgoing_current(state));
-    if (outgoing_is_implicit(message)) {
+    if (message_is_implicit(message)) {
         reach_expire(&self->reach);
     }
     if (backing_check(self, message) < 0) {

@@ -7,13 +7,19 @@
 #include "reach.h"
 
 #include "errors.h"
+#include "message.h"
 #include "os/descriptor.h"
 
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
 /* joblib's temporary files are in folders of this name, for every user. */
 #define JOBLIB_FOLDER "joblib_memmapping_folder_"
+
+/* Of one inode that are looked at; and of a process whose descriptors can be
+ * looked up at any time, in a fraction of a millisecond. */
+enum { MAX_DESCRIPTORS = 64, FEW_DESCRIPTORS = 256 };
 
 static int
 stat_path(const char *path, FileStatus *status)
@@ -25,14 +31,17 @@ stat_path(const char *path, FileStatus *status)
     return result;
 }
 
-static bool
-may_open(const char *path, bool writable)
+/* 0, or errno: the file at `path` can't be opened so. What an open has told
+ * before (`opened`) may have been forbidden since. */
+static int
+try_open(const char *path, const FileId *id, bool writable, bool opened)
 {
     int error;
     Py_BEGIN_ALLOW_THREADS
-    error = fileid_access(path, writable);
+    error = opened ? fileid_access(path, writable)
+                   : descriptor_try_open(path, id, writable);
     Py_END_ALLOW_THREADS
-    return error == 0;
+    return error;
 }
 
 /* Our descriptor still is one on the file: others may close all that a process
@@ -50,29 +59,16 @@ has_descriptor(const Reach *reach, FileStatus *status)
     return result == 0 && fileid_equal(&status->id, &reach->id);
 }
 
-static bool
-matches(State *state, const MapEntry *entry, const char *path,
-        const FileStatus *status)
+static Match
+match(const Mapping *mapping, const MapEntry *entry, const char *path,
+      const FileStatus *status)
 {
-    bool same;
-    MapTable table = maptable_like(&state->maptable);
+    Match result;
+    const Mapping copy = *mapping;
     Py_BEGIN_ALLOW_THREADS
-    same = descriptor_matches(&table, entry, path, status);
-    maptable_close(&table);
+    result = descriptor_match(&copy, entry, path, -1, status);
     Py_END_ALLOW_THREADS
-    return same;
-}
-
-static int
-find_descriptor(State *state, const MapEntry *entry, FileStatus *status)
-{
-    int fd;
-    MapTable table = maptable_like(&state->maptable);
-    Py_BEGIN_ALLOW_THREADS
-    fd = descriptor_find(&table, entry, status);
-    maptable_close(&table);
-    Py_END_ALLOW_THREADS
-    return fd;
+    return result;
 }
 
 const char *
@@ -112,23 +108,24 @@ set_path(Reach *reach, const char *path)
         return -1;
     }
     reach->route = reach_route_of(path);
+    reach->opened = false;
     core_set(&reach->path, py_path);
     return 0;
 }
 
-/* `path` leads to the mapped file: by its identity once that is known, by the
- * map table before. */
-static bool
-leads_to_file(State *state, const Reach *reach, const MapEntry *entry,
+/* Does `path` lead to the mapped file? By its identity once that is known, by
+ * the map table before. */
+static Match
+leads_to_file(const Reach *reach, const Mapping *mapping, const MapEntry *entry,
               const char *path, FileStatus *status)
 {
     if (stat_path(path, status) < 0 || !status->regular) {
-        return false;
+        return MATCH_OTHER;
     }
     if (reach->has_id) {
-        return fileid_equal(&status->id, &reach->id);
+        return fileid_equal(&status->id, &reach->id) ? MATCH_SAME : MATCH_OTHER;
     }
-    return entry != NULL && matches(state, entry, path, status);
+    return entry != NULL ? match(mapping, entry, path, status) : MATCH_OTHER;
 }
 
 /* Takes `path` as the way to the file, if the file is long enough and may be
@@ -138,12 +135,20 @@ accept_path(State *state, Reach *reach, const Mapping *mapping,
             const char *path, const FileStatus *status)
 {
     bool writable = mapping_writes_through(mapping);
-    bool allowed = may_open(path, writable) &&
+    bool opened = reach->opened && strcmp(reach_path(reach), path) == 0;
+    bool allowed = try_open(path, &status->id, writable, opened) == 0 &&
                    !(writable && descriptor_is_sealed(reach->fd));
     intptr_t length = mapping->length;
     int64_t start = (int64_t)mapping->file_offset, end;
-    reach->id = status->id;
-    reach->has_id = true;
+    if (!reach->has_id) {
+        reach->id = status->id;
+        reach->has_id = true;
+    } else if (!fileid_equal(&reach->id, &status->id)) {
+        /* Another thread has found another file meanwhile: one of the two was
+         * not the mapped one. */
+        reach->reason = REASON_UNPROVEN;
+        return length;
+    }
     if (reach->rounded && status->size > start) {
         if (status->size - start < length) {
             length = (intptr_t)(status->size - start);
@@ -155,7 +160,11 @@ accept_path(State *state, Reach *reach, const Mapping *mapping,
         return -1;
     }
     reach->reason = allowed ? REASON_NONE : REASON_FORBIDDEN;
-    return set_path(reach, path) < 0 ? -1 : length;
+    if (set_path(reach, path) < 0) {
+        return -1;
+    }
+    reach->opened = allowed;
+    return length;
 }
 
 /* 1 and *entry when the map table tells what is mapped there. */
@@ -167,24 +176,116 @@ look_up(State *state, const Mapping *mapping, MapEntry *entry)
                          low + (uintptr_t)mapping->length, entry);
 }
 
+/* Looks up what the process has open: 0, or -1. */
+static int
+scan(State *state, uint64_t message)
+{
+    OpenFiles files, before;
+    int result;
+    Py_BEGIN_ALLOW_THREADS
+    result = descriptor_scan(&files);
+    Py_END_ALLOW_THREADS
+    if (result < 0) {
+        return -1;
+    }
+    before = state->open_files;
+    state->open_files = files;
+    state->open_files_message = message;
+    descriptor_free(&before);
+    return 0;
+}
+
+/* The descriptors of inode `ino` as of the last scan: their number. */
+static size_t
+list_descriptors(const State *state, uint64_t ino, int *fds)
+{
+    size_t count;
+    const struct OpenFile *first =
+        descriptor_of_inode(&state->open_files, ino, &count);
+    count = count < MAX_DESCRIPTORS ? count : MAX_DESCRIPTORS;
+    for (size_t i = 0; i < count; i++) {
+        fds[i] = first[i].fd;
+    }
+    return count;
+}
+
+/* A duplicate of a descriptor on the file, among those of the last scan, or
+ * -1: then *reason may say more than it did. */
+static int
+find_scanned(State *state, const Reach *reach, const Mapping *mapping,
+             const MapEntry *entry, FileStatus *status, Reason *reason)
+{
+    int fds[MAX_DESCRIPTORS];
+    size_t count = list_descriptors(state, entry->inode, fds);
+    const Mapping copy = *mapping;
+    const FileId id = reach->id;
+    const bool has_id = reach->has_id;
+    for (size_t i = 0; i < count; i++) {
+        int kept, error;
+        if (descriptor_is_scarce(state->open_files.in_use)) {
+            *reason = REASON_DESCRIPTORS;
+            return -1;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        kept =
+            descriptor_keep(fds[i], &copy, entry, has_id ? &id : NULL, status);
+        error = errno;
+        Py_END_ALLOW_THREADS
+        if (kept >= 0) {
+            state->open_files.in_use++;
+            return kept;
+        }
+        if (error == EAGAIN) {
+            *reason = REASON_UNPROVEN;
+        } else if (error == EMFILE) {
+            *reason = REASON_DESCRIPTORS;
+        }
+    }
+    return -1;
+}
+
+/* The same, with a scan before it where that is due: once a message, and again
+ * for a file that was opened since, as long as that is cheap. */
+static int
+find_descriptor(State *state, const Reach *reach, const Mapping *mapping,
+                const MapEntry *entry, FileStatus *status, Reason *reason)
+{
+    uint64_t message = message_number(state);
+    bool scanned =
+        state->open_files_message == message && !message_is_implicit(message);
+    if (!scanned && scan(state, message) < 0) {
+        return -1;
+    }
+    int fd = find_scanned(state, reach, mapping, entry, status, reason);
+    if (fd < 0 && scanned && *reason != REASON_DESCRIPTORS &&
+        state->open_files.in_use <= FEW_DESCRIPTORS &&
+        scan(state, message) == 0) {
+        fd = find_scanned(state, reach, mapping, entry, status, reason);
+    }
+    return fd;
+}
+
 /* A descriptor of ours on the file, old or new; false when there is none. */
 static bool
-keep_descriptor(State *state, Reach *reach, const MapEntry *entry,
-                FileStatus *status)
+keep_descriptor(State *state, Reach *reach, const Mapping *mapping,
+                const MapEntry *entry, FileStatus *status, Reason *reason)
 {
     FileStatus other;
     if (has_descriptor(reach, status)) {
         return true;
     }
-    int fd = find_descriptor(state, entry, status);
-    if (!has_descriptor(reach, &other)) {
+    int fd = find_descriptor(state, reach, mapping, entry, status, reason);
+    if (fd < 0) {
+        return false;
+    }
+    if (has_descriptor(reach, &other) ||
+        (reach->has_id && !fileid_equal(&reach->id, &status->id))) {
+        /* Another thread was here meanwhile. */
+        descriptor_release(fd, status->id.ino);
+    } else {
         reach->fd = fd;
-        if (fd >= 0) {
-            reach->id = status->id;
-            reach->has_id = true;
-        }
-    } else if (fd >= 0) { /* another thread was here meanwhile */
-        close(fd);
+        reach->id = status->id;
+        reach->has_id = true;
     }
     return has_descriptor(reach, status);
 }
@@ -198,20 +299,39 @@ search(State *state, Reach *reach, const Mapping *mapping,
     FileStatus status;
     MapEntry now;
     char path[64];
+    Reason reason = REASON_UNREACHABLE;
 
-    if (leads_to_file(state, reach, entry, entry->path, &status)) {
+    Match found = leads_to_file(reach, mapping, entry, entry->path, &status);
+    if (found == MATCH_SAME) {
         return accept_path(state, reach, mapping, entry->path, &status);
     }
     if (look_up(state, mapping, &now) == 1 &&
-        leads_to_file(state, reach, &now, now.path, &status)) {
-        return accept_path(state, reach, mapping, now.path, &status);
+        strcmp(now.path, entry->path) != 0) {
+        found = leads_to_file(reach, mapping, &now, now.path, &status);
+        if (found == MATCH_SAME) {
+            return accept_path(state, reach, mapping, now.path, &status);
+        }
     }
-    if (keep_descriptor(state, reach, entry, &status) &&
+    if (found == MATCH_UNPROVEN) {
+        reason = REASON_UNPROVEN;
+    }
+    if (keep_descriptor(state, reach, mapping, entry, &status, &reason) &&
         descriptor_path(reach->fd, path, sizeof(path))) {
         return accept_path(state, reach, mapping, path, &status);
     }
-    reach->reason = REASON_UNREACHABLE;
+    reach->reason = reason;
     return set_path(reach, entry->path) < 0 ? -1 : mapping->length;
+}
+
+/* FNV-1a, 64 bits. */
+static uint64_t
+hash_name(const char *name)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (; *name != '\0'; name++) {
+        hash = (hash ^ (unsigned char)*name) * UINT64_C(0x100000001b3);
+    }
+    return hash;
 }
 
 static void
@@ -230,6 +350,7 @@ reach_from_entry(State *state, Reach *reach, const Mapping *mapping,
     reach->map_inode = entry->inode;
     reach->map_major = entry->dev_major;
     reach->map_minor = entry->dev_minor;
+    reach->map_name = hash_name(entry->path);
     return search(state, reach, mapping, entry);
 }
 
@@ -270,7 +391,9 @@ reach_clear(Reach *reach)
     FileStatus status;
     Py_CLEAR(reach->path);
     if (has_descriptor(reach, &status)) {
-        close(reach->fd);
+        Py_BEGIN_ALLOW_THREADS
+        descriptor_release(reach->fd, status.id.ino);
+        Py_END_ALLOW_THREADS
     }
     reach->fd = -1;
 }
@@ -287,7 +410,7 @@ reach_check(State *state, Reach *reach, const Mapping *mapping,
     const char *path = py_path != NULL ? PyBytes_AsString(py_path) : "";
 
     reach->checked = 0;
-    if (leads_to_file(state, reach, NULL, path, &status)) {
+    if (leads_to_file(reach, mapping, NULL, path, &status) == MATCH_SAME) {
         length = accept_path(state, reach, mapping, path, &status);
     } else if (look_up(state, mapping, &entry) == 1) {
         length = search(state, reach, mapping, &entry);
@@ -324,5 +447,9 @@ reach_shows(const Reach *reach, const Mapping *mapping, const MapEntry *entry)
            reach->map_minor == entry->dev_minor &&
            mapping->file_offset == entry->file_offset + before &&
            mapping_is_writable(mapping) == entry->writable &&
-           mapping_is_private(mapping) == !entry->shared;
+           mapping_is_private(mapping) == !entry->shared &&
+           /* Where stat has other numbers, those of the table may be several
+            * files' (btrfs). */
+           (reach->id.dev == maptable_device(entry) ||
+            reach->map_name == hash_name(entry->path));
 }

@@ -17,7 +17,7 @@ typedef enum {
 /* Writer: reach.c. Invariant: while `reason` is NONE, `path` led to the file
  * `id` at the last check, and that was as long as the map. */
 typedef struct {
-    FileId id;
+    FileId id; /* for life: no other file is ever taken for the mapped one */
     bool has_id;
     Route route;    /* what `path` is; whether it leads there, `reason` says */
     Reason reason;  /* why the file can't be referenced; NONE: it can */
@@ -30,7 +30,9 @@ typedef struct {
      * last asked for them. 0: no file. */
     uint64_t map_inode;
     uint32_t map_major, map_minor;
+    uint64_t map_name; /* hash of the path that the table had for it */
     uint64_t located;
+    bool opened;  /* `path` was opened once, with the access of the map */
     bool rounded; /* the map's length is that of its pages, of which the file
                    * may fill the last one partly; false once that is known */
 } Reach;

@@ -184,16 +184,6 @@ is_mapped(const Backing *known, PyObject *owner)
     return same;
 }
 
-/* The owner of `known` is this process's own: its user may close it. Those that
- * a fork has left here nobody closes, and they have the parent's prefix. */
-static bool
-is_users(const State *state, const Backing *known)
-{
-    return !known->place.given &&
-           memcmp(PyBytes_AsString(known->place.py_token), state->token_prefix,
-                  sizeof(state->token_prefix)) == 0;
-}
-
 PyObject *
 registry_find_map(State *state, PyObject *py_token, intptr_t length,
                   uint64_t file_offset, const FileId *id)
@@ -201,7 +191,7 @@ registry_find_map(State *state, PyObject *py_token, intptr_t length,
     Backing *known =
         (Backing *)PyDict_GetItemWithError(state->by_token, py_token);
     if (known == NULL || known->place.owner_ref == NULL ||
-        is_users(state, known) || known->mapping.length != length ||
+        !known->place.given || known->mapping.length != length ||
         known->mapping.file_offset != file_offset ||
         !fileid_equal(&known->reach.id, id)) {
         return NULL;
@@ -226,6 +216,12 @@ registry_count(State *state, Backing *backing)
 {
     backing->place.counted = true;
     state->own_maps++;
+}
+
+void
+registry_after_fork(State *state)
+{
+    PyDict_Clear(state->by_token);
 }
 
 int

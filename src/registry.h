@@ -9,8 +9,8 @@
 Backing *registry_of_owner(State *state, PyObject *owner);
 
 /* New reference: the mmap.mmap that was made in this process for another
- * message that names the token, or is there since a fork, if it still is what
- * the message says; NULL without an exception otherwise. */
+ * message that names the token, if it still is what the message says; NULL
+ * without an exception otherwise. Not one of the user's, who may close it. */
 PyObject *registry_find_map(State *state, PyObject *py_token, intptr_t length,
                             uint64_t file_offset, const FileId *id);
 
@@ -33,6 +33,11 @@ void registry_count(State *state, Backing *backing);
 
 /* Takes `backing` out (its owner died, was closed or maps something else). */
 void registry_remove(State *state, Backing *backing);
+
+/* In a forked child: messages are read on maps made here. Those of before the
+ * fork may be missing (MADV_DONTFORK), and nobody has looked at their files
+ * since. */
+void registry_after_fork(State *state);
 
 /* New random prefix for the tokens: at import, and in a forked child, whose
  * new mappings are not its parent's. 0 or -1. */

@@ -3,6 +3,7 @@
 #define SAMEMAP_STATE_H
 
 #include "core.h"
+#include "os/descriptor.h"
 #include "os/maptable.h"
 #include "os/pagemap.h"
 #include "reason.h"
@@ -72,6 +73,11 @@ typedef struct State {
     /* What threads do now: the messages that they write (Outgoing), the tasks
      * that they make ready (take.c). Borrowed: each takes itself out. */
     ThreadLink *outgoing, *tasks;
+
+    /* What this process had open when that message was written: reach.c. */
+    OpenFiles open_files;
+    uint64_t open_files_message;
+
     uint64_t message_count;
 
     long own_maps;         /* that messages made for one task or reader */

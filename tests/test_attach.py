@@ -10,8 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import samemap
+from samemap import _core
+from samemap._errors import MessageVersionError
+from support import encoding
+from support.encoding import ALONE, OWN, WRITEABLE, encode
 from support.foreign import Owner, libc, map_at
-from support.references import PRIVATE, WRITABLE, attach, elsewhere, reference
+from support.references import (
+    ELSEWHERE,
+    NOBODY,
+    PRIVATE,
+    WRITABLE,
+    attach,
+    elsewhere,
+    reference,
+)
 from support.scripts import mounted, run_script
 
 pytestmark = pytest.mark.needs_maps
@@ -79,8 +91,10 @@ def test_other_types(array, damage):
 def test_known_map_of_other_numbers(array, others):
     """The token alone is no proof: range and sharing must be the same."""
     good = reference(array)
-    assert attach(good) is array.base
+    known = attach(good)
+    assert attach(good) is known is not array.base
     found = attach(good, **others)
+    assert found is not known
     arguments = {**good, **others}
     end = arguments["offset"] + arguments["length"]
     assert found[:] == array.base[arguments["offset"] : end]
@@ -92,9 +106,42 @@ def test_known_map_of_other_numbers(array, others):
 def test_two_maps_of_a_token(array):
     """When one of them goes, the other is still found."""
     good = reference(array)
+    whole = attach(good)
     part = attach(good, length=PAGE)
+    del whole
+    assert attach(good, length=PAGE) is part
     del array
     assert attach(good, length=PAGE) is part
+
+
+def test_callers_own_map(array):
+    """A message that is read where it was written is not on the caller's own map."""
+    good = reference(array)
+    copy = attach(good)
+    array._mmap.close()
+    assert copy[8:16] == (1).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize("version", [1, 3, 0, -1, 1 << 70, "2", None, True])
+def test_version(array, version):
+    """A message of another version is its own error, and names both."""
+    with pytest.raises(MessageVersionError, match=rf"version {version!r}.*version 2"):
+        attach(reference(array), version=version)
+    with pytest.raises(MessageVersionError, match="version None"):
+        _core.attach()
+
+
+def test_nothing_is_opened_before(array):
+    """A reference alone opens nothing: views do, and those that lie do not."""
+    good = reference(array)
+    source = _core.attach(*{**good, "token": ELSEWHERE, "pid": NOBODY}.values())
+    os.unlink(array.filename)
+    outside = encode("u1", (good["length"] + 1,))
+    with pytest.raises(ValueError, match="outside"):
+        _core.rebuild(source, outside)
+    for kind in (0, OWN, encoding.PRIVATE, encoding.PRIVATE | ALONE):
+        with pytest.raises(samemap.BackingNotFoundError):
+            _core.rebuild(source, encode("u1", (5,), flags=WRITEABLE | kind))
 
 
 def test_known_map_of_another_file(array, path):

@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 import samemap
-from foreign import array_at, libc, map_at
 from joblib import Parallel, delayed
 from samemap import _core
+from support.foreign import array_at, libc, map_at
 
 PROT_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
@@ -114,7 +114,10 @@ def test_empty(path, distance):
     assert samemap.explain(empty)["by_reference"]
     copy = samemap.loads(samemap.dumps(empty))
     assert (copy.shape, copy.strides) == ((0,), (56,))
-    assert copy.base is array.base
+    # On the map of the message, as any other view of it.
+    other = samemap.loads(samemap.dumps(array[:1]))
+    assert type(copy.base) is np.memmap
+    assert copy.base._mmap is other.base._mmap is not array._mmap
 
 
 def test_gaps_are_not_copied(path):
@@ -212,15 +215,39 @@ def test_strict_reaches_the_caller(path, backend):
         assert Parallel(n_jobs=2, backend=backend)([delayed(len)(mapped)]) == [1000]
 
 
+def unlinked(path):
+    """An np.memmap of a worker's, which nobody else has."""
+    array = np.memmap(path, np.float64, "r+")
+    path.unlink()
+    return array
+
+
+def return_with(make, path):
+    return make(path)
+
+
 def raise_with(make, path):
     raise ValueError(make(path))
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
-def test_strict_in_an_exception(path, backend):
-    """Also when a worker's exception has the array."""
+@pytest.mark.parametrize("function", [return_with, raise_with])
+def test_strict_on_the_way_back(path, backend, function):
+    """Also when a worker's result or exception has an np.memmap that is copied."""
     with samemap.enabled(strict=True), pytest.raises(samemap.StrictError):
-        Parallel(n_jobs=2, backend=backend)([delayed(raise_with)(anonymous, path)])
+        Parallel(n_jobs=2, backend=backend)([delayed(function)(unlinked, path)])
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_strict_and_copied_results(path, backend):
+    """Results in other maps are always copies: that is no matter of strictness."""
+    with samemap.enabled(strict=True):
+        parallel = Parallel(n_jobs=2, backend=backend)
+        [result] = parallel([delayed(return_with)(anonymous, path)])
+        with pytest.raises(ValueError, match=r"\[0"):
+            parallel([delayed(raise_with)(anonymous, path)])
+    np.testing.assert_array_equal(result, anonymous(path))
 
 
 def test_not_an_array():

@@ -1,8 +1,8 @@
 """What becomes of a mapped file, and what the worker gets then.
 
 A fate befalls the file either before the task is sent, or in the moment between
-the pickling of the array and its arrival: `Fate`, pickled after the array in the
-same task, brings that about.
+the pickling of the array and its arrival: `Fate`, loaded before the array of the same
+task, brings that about; in results it is `Doom`, pickled after the array.
 """
 
 import gc
@@ -85,10 +85,20 @@ def become_directory(path):
 
 
 class Fate:
-    """Pickling it does something to a file; it arrives as None."""
+    """Loading it does something to a file; it arrives as None.
+
+    What is no array comes before all arrays in a batch of tasks.
+    """
 
     def __init__(self, fate, path):
         self.fate, self.path = fate, path
+
+    def __reduce__(self):
+        return self.fate, (self.path,)
+
+
+class Doom(Fate):
+    """Pickling it does something to a file; it arrives as None."""
 
     def __reduce__(self):
         self.fate(self.path)
@@ -108,9 +118,19 @@ def without_descriptor(path):
     return array_at(map_at(path, NBYTES), NBYTES)
 
 
-def map_and_doom(path, fate):
+def memmap_without_descriptor(path):
+    """An np.memmap whose mapping has lost its descriptor to something else."""
+    array = np.memmap(path, np.int64, "r+")
+    with open(os.devnull) as other:
+        for entry in Path("/proc/self/fd").iterdir():
+            if os.path.realpath(entry) == str(path):
+                os.dup2(other.fileno(), int(entry.name))
+    return array
+
+
+def map_and_doom(path, fate, open_map=memmap_without_descriptor):
     """As a task: a result on the worker's own map of a file."""
-    return without_descriptor(path), Fate(fate, path)
+    return open_map(path), Doom(fate, path)
 
 
 def parallel(backend, function, *args):
@@ -253,26 +273,47 @@ def test_lost_in_an_inner_message(backend, path):
 
 
 class Demanding:
-    """Can be built of a writeable, contiguous array only, as a C library would."""
+    """Can be built of a right array only, and looks at it at once."""
 
     def __init__(self, array):
         self.array = array
 
     def __setstate__(self, state):
         self.array = state["array"]
-        assert self.array.flags.f_contiguous
-        memoryview(self.array.T).cast("B")[0] = 0
+        if self.array.tolist() != DATA.reshape(2, -1, order="F").tolist():
+            raise AssertionError("another array")
+
+
+def last(*arguments):
+    return read(arguments[-1].array)
 
 
 @pytest.mark.parametrize("early", [False, True])
 def test_lost_within_an_object(backend, path, early):
-    """Nothing is missing that an object needs in being built: no other error."""
+    """An object that looks at its array while it is built raises no other error."""
     array = without_descriptor(path).reshape(2, -1, order="F")
+    for result in parallel(backend, last, Demanding(array)):
+        np.testing.assert_array_equal(result, array)
     fate = Fate(truncate, path)
     if early:
         truncate(path)
     with pytest.raises(samemap.BackingTruncatedError):
-        parallel(backend, read, Demanding(array), fate)
+        parallel(backend, last, fate, Demanding(array))
+    assert parallel(backend, read, DATA)[0][1] == 1
+
+
+def return_demanding(path):
+    """As a task: a result that can't be built when it arrives."""
+    array = memmap_without_descriptor(path).reshape(2, -1, order="F")
+    return Demanding(array), Doom(replace, path)
+
+
+@pytest.mark.needs_maps
+def test_lost_within_the_object_of_a_result(backend, path):
+    """Nor does one that is a result."""
+    with pytest.raises(samemap.BackingReplacedError):
+        Parallel(n_jobs=2, backend=backend)([delayed(return_demanding)(path)])
+    assert parallel(backend, read, DATA)[0][1] == 1
 
 
 @pytest.mark.needs_maps
@@ -290,6 +331,16 @@ def test_result_lost_on_the_way(backend, path, fate, error):
     with pytest.raises(error):
         Parallel(n_jobs=2, backend=backend)([delayed(map_and_doom)(path, fate)])
     assert parallel(backend, read, DATA)[0][1] == 1
+
+
+@pytest.mark.parametrize("fate", [unlink, replace, truncate, become_fifo])
+@pytest.mark.parametrize("open_map", [by_mmap, without_descriptor])
+def test_copied_result(backend, path, fate, open_map):
+    """A result in a map that is no np.memmap needs no file any more."""
+    [(result, _)] = Parallel(n_jobs=2, backend=backend)(
+        [delayed(map_and_doom)(path, fate, open_map)]
+    )
+    np.testing.assert_array_equal(result, DATA)
 
 
 def map_and_raise(path):
@@ -336,12 +387,17 @@ def test_private_result_of_a_file_that_is_gone(backend, path, open_map):
 @pytest.mark.needs_maps
 @pytest.mark.parametrize("open_map", [by_memmap, by_mmap, without_descriptor])
 def test_result_of_a_file_that_is_gone(backend, path, open_map):
-    """A shared map is the caller's own, whatever became of the file meanwhile."""
+    """Whatever became of the file meanwhile: the result is there, and the caller's
+    to keep."""
     array = open_map(path)
     [result] = Parallel(n_jobs=2, backend=backend)(
         [delayed(unlink_and_return)(array, path)]
     )
-    assert np.shares_memory(result, array)
+    assert not np.shares_memory(result, array)
+    assert type(result) is type(array)
+    np.testing.assert_array_equal(result, DATA[::-1])
+    if open_map is by_memmap:
+        array._mmap.close()
     np.testing.assert_array_equal(result, DATA[::-1])
 
 

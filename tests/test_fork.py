@@ -82,20 +82,37 @@ def test_map_table(tmp_path, fork):
 
 
 def test_results(tmp_path):
-    """What a child sends of an inherited map is, in the parent, the parent's own."""
+    """What a child sends of an inherited map is in the parent on a map of its own."""
     source = """
-        os.unlink(sys.argv[1] + "/inherited")
         def child():
-            table = _core.Reducer(backward=True).reduce
-            return pickle.dumps(table(inherited[::-1])[1][0][0].__reduce__()[1])
-        attach = _core.attach(*pickle.loads(in_child(child)))
-        assert attach is inherited.base
+            message = _core.Outgoing()
+            reduce = _core.Reducer(backward=True).reduce
+            return pickle.dumps(Reduced(*reduce(inherited[::-1])))
+        result = in_child(child)
+        result = pickle.loads(result)
+        assert result.tolist() == list(range(99, -1, -1))
+        assert not np.shares_memory(result, inherited)
+        inherited[3] = 33
+        assert result[96] == 33
+        assert type(result.base) is np.memmap and result.base._mmap is not inherited._mmap
+        inherited._mmap.close()
+        assert result[96] == 33
     """
-    run_script(CHILD + source.replace("\n        ", "\n"), tmp_path)
+    run_script(CHILD + REDUCED + source.replace("\n        ", "\n"), tmp_path)
+
+
+REDUCED = """
+class Reduced:
+    # Pickled as what a reducer has returned.
+    def __init__(self, *reduction):
+        self.reduction = reduction
+    def __reduce__(self):
+        return self.reduction
+"""
 
 
 def test_results_on_a_file_that_is_gone(tmp_path):
-    """The parent needs no way to the file: it has the map."""
+    """A child's result needs no file where it is a copy: of all but np.memmaps."""
     source = """
         from pathlib import Path
         from support.foreign import array_at, map_at
@@ -105,11 +122,25 @@ def test_results_on_a_file_that_is_gone(tmp_path):
         samemap.explain(array)
         def child():
             path.unlink()
-            message = _core.Outgoing()
             reduce = _core.Reducer(backward=True).reduce
-            return pickle.dumps(reduce(array[::-1])[1][0].__reduce__()[1])
-        owner, known = _core.attach(*pickle.loads(in_child(child)))
-        assert owner is array.base
+            return pickle.dumps(Reduced(*reduce(array[::-1])))
+        result = pickle.loads(in_child(child))
+        assert result.tolist() == [0] * 100
+        assert not np.shares_memory(result, array)
+    """
+    run_script(CHILD + REDUCED + source.replace("\n        ", "\n"), tmp_path)
+
+
+def test_inherited_map(tmp_path):
+    """A child reads its parent's message on the map that it has since the fork."""
+    source = """
+        message = samemap.dumps(inherited)
+        os.unlink(sys.argv[1] + "/inherited")
+        def child():
+            copy = samemap.loads(message)
+            return np.shares_memory(copy, inherited), copy.tolist()
+        assert in_child(child) == (True, list(range(100)))
+        assert not np.shares_memory(samemap.loads(message), inherited)
     """
     run_script(CHILD + source.replace("\n        ", "\n"), tmp_path)
 
@@ -131,37 +162,36 @@ def test_result_on_an_anonymous_map(tmp_path):
 
 
 def test_threads_of_the_parent(tmp_path):
-    """What another thread of the parent writes or reads is no message in the child."""
+    """What another thread of the parent writes or starts is none of the child's."""
     source = """
         import threading
+        from samemap._envelope import _TASKS
         started, done = threading.Event(), threading.Event()
+        private = np.memmap(sys.argv[1] + "/inherited", np.int64, "c")
+
         def write():
-            message = _core.Outgoing(carries=True)
-            reading = _core.incoming()
+            message = _core.Outgoing()
+            message.objects([(len, (private,), {})], {})
+            message.enter(_TASKS)
+            assert _core.Reducer().reduce(private)[0] is _core.pending
             started.set()
             done.wait()
         thread = threading.Thread(target=write, daemon=True)
         thread.start()
         started.wait()
-        arguments = reference(inherited)
-        os.truncate(sys.argv[1] + "/inherited", 8)
         def child():
             # Threads of the child may get the parent's thread numbers.
             found = []
             def work():
-                try:
-                    samemap._core.Reducer().reduce(inherited)
-                except samemap.BackingTruncatedError:
-                    found.append("writing")
-                try:
-                    elsewhere(arguments, path=b"/gone")
-                except samemap.BackingNotFoundError:
-                    found.append("reading")
+                found.append(_core.Reducer().reduce(private)[0] is _core.rebuild)
+                message = _core.Outgoing()
+                found.append(samemap.loads(samemap.dumps(private))[3] == 3)
+                message.close()
             threads = [threading.Thread(target=work) for _ in range(20)]
             for t in threads: t.start()
             for t in threads: t.join()
-            return sorted(found)
-        assert in_child(child) == ["reading"] * 20 + ["writing"] * 20
+            return found
+        assert in_child(child) == [True] * 40
         done.set()
         thread.join()
     """

@@ -80,16 +80,14 @@ def private(request, tmp_path_factory):
 
 
 def check_result(journey, by_reference):
-    """The result is the same array, or a copy as joblib makes it; in neither case
+    """The result is the same array, or an exact copy; in neither case
     it lies on the caller's own mapping."""
     result, array = journey.result, journey.array
     assert array.nbytes == 0 or not same_place(result, array)
     if by_reference:
         assert not differences(fingerprint(result), journey.sent)
         return
-    assert type(result) is type(array)
-    assert result.dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
-    np.testing.assert_array_equal(result, array)
+    assert differences(fingerprint(result), journey.sent).keys() <= COPIED
 
 
 @pytest.mark.parametrize("name", VIEWS)

@@ -20,6 +20,10 @@ from pathlib import Path
 import numpy as np
 import samemap
 from samemap import _core
+from samemap._batches import pool_pickler
+from samemap._envelope import Writer, read_tasks
+from samemap._tables import Options, make_table
+from support.encoding import ALONE, MEMMAP, OWN, PRIVATE, WRITEABLE, encode
 from support.references import attach, elsewhere, reference
 
 rounds, folder = int(sys.argv[1]), Path(sys.argv[2])
@@ -27,6 +31,10 @@ path = folder / "file"
 np.arange(2000.0).tofile(path)
 kept = np.memmap(path, np.float64, "r+")
 arguments = reference(kept)
+writer = Writer(pool_pickler, make_table(Options(), max_nbytes=1000))
+layout = encode("f8", (5,), (8,), 0)
+flagged = lambda flags: encode("f8", (5,), (8,), 8, flags | WRITEABLE)
+source = lambda: _core.attach(*{**arguments, "token": b"another token..."}.values())
 
 def fails(function, *arguments):
     try:
@@ -34,6 +42,16 @@ def fails(function, *arguments):
     except Exception:
         return
     raise SystemExit("no error")
+
+def add(array, number, x=None):
+    return array + number
+
+def take(args, kwargs):
+    return _core.run(lambda *a, **k: (a, k), args, kwargs)
+
+def elsewhere_source():
+    return _core.attach(*{**arguments, "token": bytes(16), "path": b"/gone",
+                          "pid": 1 << 30}.values())
 
 def once():
 {body}
@@ -83,9 +101,69 @@ BODIES = {
         samemap.explain(array)
     """,
     "attach and rebuild": """
-        face = elsewhere(arguments), "name", 0, "r"
-        array = _core.rebuild(face, b"\\1\\x0c\\1\\0\\5\\x10")
+        array = _core.rebuild((source(), "name", 0, "r"), flagged(MEMMAP))
         assert type(array) is np.memmap
+        for flags in (OWN, PRIVATE, PRIVATE | ALONE):
+            _core.rebuild((source(), "name", 8, "r"), flagged(flags))
+        _core.rebuild(source(), flagged(PRIVATE), None, (8, b"12345678"))
+        _core.rebuild(source(), flagged(PRIVATE), None, (None, bytes(40)))
+    """,
+    "pending and take": """
+        one = source()
+        first = _core.pending(one, flagged(PRIVATE), None, (8, b"12345678"))
+        other = _core.pending((one, "name", 8, "r"), flagged(PRIVATE))
+        copied = _core.pending(bytes(48), flagged(0))
+        finished = _core.pending(bytes(48), flagged(0), None, None, (add, 3))
+        called = _core.pending_call(add, first, 4)
+        looped = [first, copied, called]
+        looped.append(looped)
+        arguments = ({"x": looped}, (first, other, finished)), {"y": [looped]}
+        for _ in range(3):
+            args, kwargs = take(*arguments)
+            assert args[0]["x"] is kwargs["y"][0] and args[1][2][0] == 3
+            args[1][0][:] = 7
+            args[1][1][:] = 8
+        _core.pending(source(), flagged(PRIVATE))
+    """,
+    "what can't be taken": """
+        one = _core.pending(elsewhere_source(), flagged(PRIVATE))
+        fails(take, ([one],), {})
+        bad = _core.pending(bytes(48), flagged(0), None, None, (len, 3))
+        fails(take, ([bad],), {"x": bad})
+        fails(_core.pending, source(), flagged(0))
+        fails(_core.pending, source(), flagged(PRIVATE), None, (1, 2, 3))
+        fails(_core.pending, bytes(48), flagged(0), None, None, 5)
+        fails(take, [one], {})
+    """,
+    "a batch": """
+        private = np.memmap(path, np.float64, "c")
+        private[7] = 8
+        objects = np.array([private, {}], dtype=object)
+        records = private.view(np.recarray)
+        tasks = [(add, (private, i), {"x": [kept, records]}) for i in range(5)]
+        tasks.append((add, (objects, private.sum), {}))
+        held = []
+        for batch in (tasks[:5], tasks):
+            message = writer.write_tasks(batch, held)
+            for number, (function, args, kwargs) in enumerate(read_tasks(message)):
+                if number < 5:
+                    function(*args, **kwargs)
+                else:
+                    fails(function, *args, **kwargs)
+    """,
+    "a batch that can't be written": """
+        array = np.memmap(folder / "cut", np.float64, "w+", shape=(600,))
+        os.truncate(folder / "cut", 10)
+        for arguments_ in [(array,), (kept, [array]), (np.array([array, 0], object),)]:
+            fails(writer.write_tasks, [(add, arguments_, {})] * 2, [])
+    """,
+    "results": """
+        reduce = _core.Reducer(backward=True).reduce
+        for array in (kept, kept[::-1], np.asarray(kept), np.memmap(path, "f8", "c")):
+            function, arguments_ = reduce(array)[:2]
+            backing = arguments_[0][0]
+            attach, reference_ = backing.__reduce__()
+            function((attach(*reference_), *arguments_[0][1:]), *arguments_[1:])
     """,
     "owner by address": """
         array = np.from_dlpack(np.asarray(np.memmap(path, np.float64, "r+")))
@@ -120,30 +198,20 @@ BODIES = {
         fails(samemap.explain, array)
     """,
     "damaged": """
-        fails(_core.rebuild, elsewhere(arguments), b"\\1\\x0c\\1\\0\\xff\\xff\\7\\x10")
-        fails(_core.rebuild, elsewhere(arguments), b"", None, (1, 2, 3))
+        fails(_core.rebuild, source(), encode("f8", (1 << 20,)))
+        fails(_core.rebuild, source(), b"", None, (1, 2, 3))
+        fails(_core.rebuild, source(), flagged(PRIVATE), None, (0, b"12", 1, b"3"))
         fails(_core.rebuild, (kept.base, 1, 2), b"")
+        fails(_core.rebuild, (source(), 1, 2, 3), b"")
+        fails(lambda: elsewhere(arguments, version=1))
         fails(lambda: elsewhere(arguments, token=b"short"))
         fails(lambda: elsewhere(arguments, path=b"/dev/zero"))
         fails(lambda: elsewhere(arguments, path=b"/"))
+        fails(lambda: elsewhere(arguments, path=b"/gone"))
         fails(lambda: elsewhere(arguments, length=1 << 40))
     """,
     "through the sender": """
         elsewhere(arguments, path=b"/gone", pid=os.getpid())
-    """,
-    "noted": """
-        message = _core.incoming()
-        lost = elsewhere(arguments, path=b"/gone")
-        _core.rebuild(lost, b"\\1\\x0c\\0\\0")
-        _core.refused(ValueError("x"), np.dtype("f8"), b"\\0\\xff\\1\\0\\5\\0")
-        assert type(message.close()) is samemap.BackingNotFoundError
-    """,
-    "refused": """
-        array = np.memmap(folder / "cut", np.float64, "w+", shape=(600,))
-        os.truncate(folder / "cut", 10)
-        message = _core.Outgoing(carries=True, held=[])
-        function, arguments = _core.Reducer().reduce(array)
-        assert function is _core.refused
     """,
     "held": """
         held = []
@@ -170,18 +238,20 @@ def test_no_mapping_outlives_its_last_array(tmp_path):
         from pathlib import Path
         import numpy as np, samemap
         from samemap import _core
-        from support.references import ELSEWHERE, attach, reference
+        from support.encoding import encode
+        from support.references import ELSEWHERE, reference
         maps = lambda: Path("/proc/self/maps").read_text().count(sys.argv[1])
         array = np.memmap(sys.argv[1], np.float64, "w+", shape=(1000,))
         arguments = {**reference(array), "token": ELSEWHERE}
         del array
         assert maps() == 0
-        layout = b"\\1\\x0c\\1\\0\\5\\x10"
-        view = _core.rebuild(attach(arguments), layout)
+        layout = encode("f8", (5,), offset=8)
+        view = _core.rebuild(_core.attach(*arguments.values()), layout)
         other = view[::2]
         assert maps() == 1
-        assert _core.rebuild(attach(arguments), layout).base is view.base
-        del view
+        again = _core.rebuild(_core.attach(*arguments.values()), layout)
+        assert again.base is view.base
+        del view, again
         assert maps() == 1
         del other
         assert (maps(), _core.known()) == (0, 0)

@@ -1,4 +1,4 @@
-"""A message under way: what it notes, carries and holds."""
+"""A message under way: its errors, its phases, and what it holds."""
 
 import os
 import threading
@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 import samemap
-from samemap import _core
+from samemap import _core, _envelope
 from support.foreign import array_at, map_at
 from support.references import backing, elsewhere, reference
 
@@ -18,106 +18,128 @@ def array(tmp_path):
     return np.memmap(tmp_path / "data", np.float64, "w+", shape=(1000,))
 
 
-@pytest.fixture
-def attach_gone(array):
-    """Return a function that can't find the file of a message."""
-    arguments = reference(array)
-    return lambda: elsewhere(arguments, path=b"/gone")
-
-
-def raised(error):
-    """An exception as it is caught: with a traceback."""
-    try:
-        raise error
-    except type(error) as caught:
-        return caught
-
-
-def test_first_error_counts(attach_gone):
-    """Of several errors the first is kept; each is given in place of its object."""
-    message = _core.incoming()
-    first = _core.note(ValueError("first"))
-    assert type(attach_gone()) is samemap.BackingNotFoundError
-    assert message.close() is first
-
-
-def test_noted_errors_keep_no_frames():
-    """A traceback would keep all that was on the stack, maps too."""
-    message = _core.incoming()
-    assert _core.note(raised(ValueError("x"))).__traceback__ is None
-    assert message.close().__traceback__ is None
-
-
-def test_no_message(attach_gone):
-    """Where nobody would look at a note, the error is raised."""
-    with pytest.raises(samemap.BackingNotFoundError):
-        attach_gone()
-    with pytest.raises(ValueError, match="x"):
-        _core.note(ValueError("x"))
-
-
-def test_closed_message(attach_gone):
-    """A message that was closed takes no notes, though it still exists."""
-    message = _core.incoming()
-    assert message.close() is None
-    with pytest.raises(samemap.BackingNotFoundError):
-        attach_gone()
-    assert message.close() is None
-
-
-def test_messages_in_messages(attach_gone):
-    """The innermost message takes the note, and the outer one the next."""
-    outer = _core.incoming()
-    inner = _core.incoming()
-    attach_gone()
-    assert type(inner.close()) is samemap.BackingNotFoundError
-    error = _core.note(KeyError("x"))
-    assert outer.close() is error
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
-def test_interruptions_are_not_noted(error):
-    """What ends a program ends it, while a message is read, too."""
-    message = _core.incoming()
-    with pytest.raises(type(error)):
-        _core.note(error)
-    assert message.close() is None
-
-
-def test_errors_that_are_carried(array):
-    """With `carries` the reader raises what the sender met; else the sender does."""
+def test_errors_are_raised(tmp_path):
+    """What can't be sent or loaded is raised at once, within a message or not."""
+    array = np.memmap(tmp_path / "data", np.float64, "w+", shape=(1000,))
     reduce = _core.Reducer().reduce
+    arguments = reference(array)
+    good = samemap.dumps(array)
     os.truncate(array.filename, 10)
-    message = _core.Outgoing(carries=True)
-    function, arguments = reduce(array)
-    del message
-    with pytest.raises(samemap.BackingTruncatedError):
-        function(*arguments)
-    message = _core.Outgoing()
-    with pytest.raises(samemap.BackingTruncatedError):
-        reduce(array)
-    del message
-    incoming = _core.incoming()
-    stand_in = function(*arguments)
-    assert type(incoming.close()) is samemap.BackingTruncatedError
-    assert (stand_in.shape, stand_in.dtype) == (array.shape, array.dtype)
-    assert not stand_in.any()
+    found = []
+
+    def attempt(function, *args, **kwargs):
+        try:
+            function(*args, **kwargs)
+        except samemap.BackingError as error:
+            found.append(type(error))
+
+    for message in (None, _core.Outgoing()):
+        attempt(reduce, array)
+        attempt(samemap.loads, good)
+        attempt(elsewhere, arguments, path=b"/gone")
+        assert message is None or message.close() == 0
+    expected = [samemap.BackingTruncatedError] * 2 + [samemap.BackingNotFoundError]
+    # Not the array, of which a failing test would print what isn't there.
+    del array
+    assert found == expected * 2
 
 
-def test_array_in_place_of_one_that_is_lost(attach_gone):
-    """What is read after an error finds an array, of zeros."""
-    message = _core.incoming()
-    array = _core.rebuild(attach_gone(), b"\1\x0c\1\0\5\x10")
-    assert (type(array), array.dtype, array.tolist()) == (np.ndarray, "f8", [0] * 5)
-    assert type(message.close()) is samemap.BackingNotFoundError
+def test_error_within_a_container(array):
+    """A class that looks at its array while it is loaded does not get to see one."""
+    message = samemap.dumps(Checks(array))
+    array._mmap.close()
+    os.unlink(array.filename)
+    with pytest.raises(samemap.BackingNotFoundError):
+        samemap.loads(message)
+
+
+class Checks:
+    """Looks at its array whenever it is loaded."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __setstate__(self, state):
+        assert state["array"].sum() == 0
+        self.__dict__.update(state)
 
 
 def test_wrong_types():
-    """Notes are exceptions, and what holds is a list."""
-    with pytest.raises(TypeError, match="exception"):
-        _core.note("error")
+    """What holds is a list, what is sent are arrays, and tasks a list of triples."""
     with pytest.raises(TypeError, match="list"):
         _core.Outgoing(held=())
+    with pytest.raises(TypeError, match="expected an array"):
+        _core.Reducer().reduce([1])
+    message = _core.Outgoing()
+    with pytest.raises(TypeError):
+        message.objects((), {})
+    with pytest.raises(TypeError):
+        message.objects([])
+
+
+def test_one_batch_a_message(array):
+    """The tasks of a message are looked through once."""
+    message = _core.Outgoing()
+    tasks = [(len, (array,), {})]
+    assert message.objects(tasks, {np.memmap}) == ([], [len], [])
+    with pytest.raises(RuntimeError, match="one batch"):
+        message.objects(tasks, {np.memmap})
+    assert message.close() == 0
+
+
+def test_what_tasks_hold(array):
+    """Found are arguments, and what is in exact lists, tuples and dicts of them;
+    everything else is an object, of one task or several, and named once."""
+
+    class Fields(list):
+        pass
+
+    holder, fields, other = Checks(array), Fields([array]), Checks(array)
+    objects = np.array([array, None], dtype=object)
+    records = array.view(np.recarray)
+    looped = [array]
+    looped.append(looped)
+    tasks = [
+        (len, ([{"x": (array, 1, "s", None)}], holder), {"y": fields}),
+        (len, (holder, other, objects, other), {"y": records, "z": looped}),
+    ]
+    message = _core.Outgoing()
+    shared, own, others = message.objects(tasks, {np.ndarray, np.memmap})
+    assert [id(each) for each in shared] == [id(each) for each in [len, holder]]
+    assert [id(each) for each in own] == [id(each) for each in [fields, other, objects]]
+    assert others == [np.recarray]
+    message.enter(_envelope._TASKS)
+    copies = [array[:3], records[:3]]
+    assert [_core.is_own(each) for each in [array, records, *copies]] == [2, 1, 1, 1]
+    assert [message.is_shared(each) for each in [array, records, holder]] == [1, 0, 1]
+    message.close()
+    assert _core.is_own(array) == 0
+
+
+@pytest.mark.needs_pagemap
+def test_phases(tmp_path):
+    """A private map is rebuilt with its object, and pending in a batch's tasks."""
+    path = tmp_path / "private"
+    path.write_bytes(bytes(800))
+    array = np.memmap(path, np.float64, "c")
+    reduce = _core.Reducer(None, 100).reduce
+    message = _core.Outgoing()
+    assert reduce(array)[0] is _core.rebuild
+    message.objects([(len, (array,), {})], {})
+    assert reduce(array)[0] is _core.rebuild
+    assert not message.is_entangled()
+    message.enter(_envelope._OWN_OBJECTS)
+    assert reduce(array[:3])[0] is _core.rebuild
+    assert not message.is_entangled()
+    reduce(array)
+    assert message.is_entangled()
+    message.enter(_envelope._TASKS)
+    assert reduce(array)[0] is _core.pending
+    assert reduce(np.asarray(array)[:3])[0] is _core.pending
+    assert message.close() == 2
+    for phase in (0, 5, -1):
+        with pytest.raises(ValueError, match="phase"):
+            message.enter(phase)
 
 
 def test_map_is_held(array):

@@ -1,4 +1,4 @@
-"""Memory that runs out at every single allocation of reduce and rebuild."""
+"""Memory that runs out at every single allocation of reduce, rebuild and run."""
 
 import pytest
 from support.scripts import run_script
@@ -8,14 +8,14 @@ _testcapi = pytest.importorskip("_testcapi")
 pytestmark = pytest.mark.needs_maps
 
 SOURCE = """
-import os, sys
+import gc, os, sys
 from pathlib import Path
 import numpy as np
 import _testcapi
 import samemap
 from samemap import _core
-from support.references import ELSEWHERE, NOBODY, PRIVATE, WRITABLE
-from support.references import attach, backing, elsewhere, reference
+from support.encoding import ALONE, MEMMAP, OWN, PRIVATE, WRITEABLE, encode
+from support.references import ELSEWHERE, NOBODY, attach, backing, reference
 
 folder = Path(sys.argv[1])
 path = folder / "file"
@@ -27,7 +27,20 @@ records = kept[:4].view([("a", "f4"), ("b", "f4")])
 reduce = _core.Reducer().reduce
 known = {**reference(kept), "token": ELSEWHERE}
 mapped = attach(known)
-layout = b"\\1\\x0c\\1\\0\\5\\x10"
+encoded = lambda flags: encode("f8", (5,), (8,), 8, flags | WRITEABLE)
+shared, own, pages, alone = map(encoded, (0, OWN, PRIVATE, PRIVATE | ALONE))
+
+def source(arguments=known):
+    return _core.attach(*arguments.values())
+
+def rebuilt(*arguments, **others):
+    # On a source that has no mapping yet.
+    return lambda: lambda one=source({**known, **others}): _core.rebuild(
+        one, *arguments)
+
+def with_header(layout):
+    one = source()
+    return lambda: _core.rebuild((one, "name", 0, "r+"), layout)
 
 def fixed(function, *arguments):
     return lambda: lambda: function(*arguments)
@@ -39,18 +52,6 @@ def reduce_new():
 def reduce_address():
     array = np.from_dlpack(np.asarray(kept))
     return lambda: reduce(array)
-
-def refused():
-    message = _core.Outgoing(carries=True, held=[])
-    os.truncate(folder / "cut", 800)
-    array = np.memmap(folder / "cut", np.float64, "r+")
-    os.truncate(folder / "cut", 8)
-    return lambda: (message, reduce(array))
-
-def noted():
-    message = _core.incoming()
-    gone = dict(token=b"gone............", path=b"/gone")
-    return lambda: (elsewhere(known, **gone), message.close())
 
 def attach_by_sender():
     new = dict(token=os.urandom(16), path=b"/gone")
@@ -73,7 +74,34 @@ def attach_new():
 named = backing(kept)
 copy = np.arange(9)
 wrong = {**known, "token": b"wrong...........", "path": b"/dev/null", "pid": NOBODY}
-private_map = attach(known, token=b"another.........", access=WRITABLE | PRIVATE)
+def new_pending():
+    one = source()
+    return lambda: _core.pending(one, pages, None, (8, b"x"), (add, 1))
+
+def add(array, number):
+    return array
+
+def run_tasks():
+    one = source()
+    first = _core.pending(one, pages, None, (8, b"12345678"))
+    second = _core.pending((one, "name", 0, "r+"), pages)
+    copied = _core.pending(bytes(48), shared, None, None, (add, 1))
+    called = _core.pending_call(add, second, 2)
+    looped = [{"x": (first, copied)}, called]
+    looped.append(looped)
+    return lambda: _core.run(lambda *a, **k: None, (first, looped), {"y": looped})
+
+def scanned():
+    message = _core.Outgoing(held=[])
+    tasks = [(add, (kept, [{"x": private}]), {"y": records}) for _ in range(9)]
+    tasks.append((add, (private, add.__call__, object()), {}))
+    return lambda: message.objects(tasks, {np.memmap})
+
+def reduce_pending():
+    message = _core.Outgoing(held=[])
+    message.objects([(add, (private, kept, copy), {})] * 2, {})
+    message.enter(3)
+    return lambda: (message, reduce(private), reduce(kept), reduce(copy))
 
 # Each makes a new function to be called once.
 cases = dict(
@@ -91,15 +119,22 @@ cases = dict(
     attach_by_sender=attach_by_sender,
     reduce_elements=reduce_elements,
     attach_wrong=fixed(attach, wrong),
-    rebuild_ndarray=fixed(_core.rebuild, mapped, layout),
-    rebuild_memmap=fixed(_core.rebuild, (mapped, "name", 0, "r+"), layout),
-    rebuild_bytes=fixed(_core.rebuild, bytes(200), layout),
-    rebuild_private=fixed(_core.rebuild, private_map, layout, None, (8, b"x")),
-    refused=refused,
-    noted=noted,
+    reduce_result=fixed(_core.Reducer(backward=True).reduce, kept),
+    rebuild_ndarray=rebuilt(shared),
+    rebuild_memmap=lambda: with_header(encoded(MEMMAP)),
+    rebuild_view_of_memmap=lambda: with_header(shared),
+    rebuild_bytes=fixed(_core.rebuild, bytes(200), shared),
+    rebuild_own=rebuilt(own),
+    rebuild_private=rebuilt(pages, None, (8, b"x")),
+    rebuild_alone=rebuilt(alone, None, (8, b"x")),
+    pending=new_pending,
+    run_tasks=run_tasks,
+    scanned=scanned,
+    reduce_pending=reduce_pending,
 )
 
 def stock():
+    gc.collect()
     maps = Path("/proc/self/maps").read_text().count(str(folder))
     return len(os.listdir("/proc/self/fd")), maps, _core.known()
 
@@ -120,7 +155,11 @@ def outcome(make, n):
 
 lost = "error return without exception set"
 
+def open_table():
+    _core.describe(np.from_dlpack(np.asarray(kept)))
+
 def try_once(make):
+    open_table()
     try:
         make()()
     except samemap.SamemapError:
@@ -151,5 +190,7 @@ def test_every_allocation(tmp_path):
     lines = run_script(SOURCE, tmp_path, timeout=280).splitlines()
     assert lines.pop() == "done"
     failures = {name: int(count) for name, count in map(str.split, lines)}
-    for name in ("reduce_new", "reduce_private", "attach_new", "rebuild_memmap"):
+    for name in ("reduce_new", "reduce_private", "attach_new", "rebuild_own"):
+        assert failures[name] >= 2, failures
+    for name in ("rebuild_memmap", "rebuild_private", "run_tasks", "scanned"):
         assert failures[name] >= 2, failures

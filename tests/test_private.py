@@ -7,6 +7,7 @@ import pytest
 import samemap
 from joblib.pool import CustomizablePickler
 from samemap import _core
+from support.encoding import ALONE, PRIVATE, WRITEABLE, encode
 from support.foreign import libc
 from support.scripts import run_script
 
@@ -162,22 +163,61 @@ def test_recarray(modified, send):
         np.testing.assert_array_equal(copy, records)
 
 
-def test_damaged_elements():
-    """A patch of all elements must have their number of bytes."""
-    private = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with pytest.raises(TypeError, match="private mapping"):
-        _core.rebuild(private, b"\1\x0c\0\0", None, (None, bytes(8)))
+# One float64 at the start of the map.
+ONE = "f8", ()
+
+
+@pytest.fixture
+def source(modified):
+    """The map of a message, and the tuple in which its views have it."""
+    memory = _core.Reducer().reduce(modified)[1][0]
+    attach, reference = memory[0].__reduce__()
+    return attach(*reference)
+
+
+def test_damaged_elements(source):
+    """Patches are for private maps: shared ones, and bytes, are not written to."""
+    for memory in (source, bytes(8), bytearray(8)):
+        with pytest.raises(TypeError, match="private mapping"):
+            _core.rebuild(memory, encode(*ONE), None, (None, bytes(8)))
 
 
 @pytest.mark.needs_pagemap
-def test_damaged_patches(modified):
-    """Wrong lengths are refused before anything is written."""
-    owner = samemap.loads(samemap.dumps(modified)).base
-    before = bytes(owner[:16])
-    layout = b"\1\x0c\0\0"  # one float64 at the start
-    for patches in [(None, bytes(7)), (None, bytes(9)), (None,), (None, None)]:
-        with pytest.raises((TypeError, ValueError)):
-            _core.rebuild(owner, layout, None, patches)
-        assert bytes(owner[:16]) == before
-    _core.rebuild(owner, layout, None, (None, b"12345678"))
-    assert bytes(owner[:16]) == b"12345678" + before[8:]
+@pytest.mark.parametrize("function", [_core.rebuild, _core.pending])
+@pytest.mark.parametrize(
+    "patches",
+    [
+        (None, bytes(7)),
+        (None, bytes(9)),
+        (None,),
+        (None, None),
+        (0, "text"),
+        ("text", bytes(8)),
+        (-1, bytes(8)),
+        (NBYTES - 7, bytes(8)),
+        (1 << 63, bytes(8)),
+        (0, bytes(8), 7, bytes(8)),
+        [0, bytes(8)],
+        bytes(8),
+    ],
+    ids=repr,
+)
+def test_damaged_patches(source, function, patches):
+    """Wrong lengths, places and types are refused, and what overlaps."""
+    layout = encode(*ONE, flags=WRITEABLE | PRIVATE)
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        function(source, layout, None, patches)
+
+
+@pytest.mark.needs_pagemap
+@pytest.mark.parametrize("alone", [0, ALONE])
+def test_patches_land_in_their_place(source, modified, alone):
+    """Bytes of the map, of the elements, and next to each other."""
+    layout = encode("S8", (3,), (16,), offset=16, flags=WRITEABLE | PRIVATE | alone)
+    patches = (NBYTES - 8, b"the end.", 20, b"abcd", 24, b"efgh", 0, b"start...")
+    array = _core.rebuild(source, layout, np.dtype("S8"), patches)
+    before = np.fromfile(modified.filename, "S8")[2:8:2]
+    assert array.tolist() == [before[0][:4].ljust(4, b"\0") + b"abcd", *before[1:]]
+    elements = (None, b"12345678" * 3)
+    array = _core.rebuild(source, layout, np.dtype("S8"), elements)
+    assert array.tolist() == [b"12345678"] * 3

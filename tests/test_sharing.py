@@ -1,5 +1,6 @@
 """One memory for all: what is written is seen, where it was written, by everyone."""
 
+import mmap
 import os
 import time
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_use_as_memmap(send, array, name):
 
 @pytest.mark.needs_maps
 def test_flush_of_the_whole_map(send, array):
-    """The memmap itself has the map that `flush` needs, as the caller's."""
+    """The memmap itself has the map that `flush` needs, and a root as its base."""
     assert send(flush_whole, [array]) == [(True, True, None)]
 
 
@@ -179,7 +180,9 @@ def test_made_once(send, tmp_path):
 
 
 def flush_whole(array):
-    return array._mmap is not None, array.base is array._mmap, array.flush()
+    root = array.base
+    root_has_map = type(root) is np.memmap and root.base is root._mmap is array._mmap
+    return array._mmap is not None, root_has_map, array.flush()
 
 
 def two_views(array):
@@ -188,25 +191,43 @@ def two_views(array):
 
 
 @pytest.mark.needs_maps
-def test_results_are_the_callers_memory(send, array):
-    """Views that come back share memory with the array that was sent."""
+def test_results_are_views_of_the_file(send, array):
+    """Views of an np.memmap that come back are views of the file, on one map of
+    their own: a write is seen by everybody, and the caller may close its map."""
     array = array.reshape(6, 10)
     [(first, second)] = send(two_views, [array])
-    assert np.shares_memory(first, array)
-    assert np.shares_memory(second, array)
+    assert not np.shares_memory(first, array)
+    assert np.shares_memory(first, second)
     first[0, 0] = 77
     assert array[5, 0] == second[0, 5] == 77
     assert type(first) is np.memmap
+    array.base.base.close()
+    assert first[0, 0] == 77
 
 
 @pytest.mark.needs_maps
 def test_results_of_several_tasks(send, array):
-    """So do the results of all tasks, and their results when sent again."""
+    """So are the results of all tasks, and their results when sent again."""
     results = [r for pair in send(two_views, *[[array[:20]]] * 4) for r in pair]
     results += [r for pair in send(two_views, *[[r] for r in results]) for r in pair]
     assert len(results) == 24
+    array[:20] = np.arange(500, 520)
     for result in results:
-        assert np.shares_memory(result, array)
+        assert not np.shares_memory(result, array)
+        assert set(result) <= set(range(500, 520))
+
+
+@pytest.mark.needs_maps
+def test_results_in_other_maps_are_copies(send, path, array):
+    """A result in a map that is no np.memmap is memory of the caller's own."""
+    with path.open("r+b") as file:
+        plain = np.frombuffer(mmap.mmap(file.fileno(), 0), np.float64)
+    [(first, second)] = send(two_views, [plain.reshape(6, 10)])
+    first[...] = -1
+    assert second.tolist() == plain.reshape(6, 10).T.tolist()
+    assert array.tolist() == list(range(60))
+    plain[:] = 5
+    assert second[0, 1] == 10
 
 
 def open_view(path):
@@ -275,11 +296,12 @@ def fan_out(array):
 
 @pytest.mark.needs_maps
 def test_workers_of_workers(send, array):
-    """Views of the view, sent on by a worker, are the caller's memory still."""
+    """Views of the view, sent on by a worker, are views of the caller's file still."""
     view = array.reshape(6, 10).T[::-5]
     [result] = send(fan_out, [view])
-    assert view.tolist() == [[0] * 6, [1] * 6]
-    assert np.shares_memory(result, array)
+    assert view.tolist() == result.tolist() == [[0] * 6, [1] * 6]
+    view[0] = 7
+    assert result.tolist() == [[7] * 6, [1] * 6]
 
 
 def try_to_write(array):

@@ -20,7 +20,8 @@ def in_stub(function):
     names = [a.arg for a in arguments.posonlyargs + arguments.args]
     optional = len(arguments.defaults)
     required = names[: len(names) - optional]
-    return required + [f"{name}=" for name in names[len(names) - optional :]]
+    rest = [arguments.vararg.arg] if arguments.vararg else []
+    return required + [f"{name}=" for name in names[len(names) - optional :]] + rest
 
 
 def in_docstring(function):

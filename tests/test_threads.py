@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import samemap
-from samemap import _core
+from samemap._batches import pool_pickler
+from samemap._envelope import Writer, read_tasks
+from samemap._tables import Options, make_table
 from support.foreign import array_at, map_at
 from support.references import ELSEWHERE, elsewhere, reference, token
 
@@ -80,26 +82,52 @@ def test_one_token(tmp_path, make):
 
 
 @pytest.mark.needs_maps
-@pytest.mark.parametrize("first", ["good", "bad"])
-def test_errors_stay_in_their_thread(tmp_path, first):
-    """What one thread's message notes is not found in another's."""
+def test_errors_stay_in_their_thread(tmp_path):
+    """What can't be loaded in one thread is no matter of the others."""
     array = np.memmap(tmp_path / "file", np.int64, "w+", shape=(10,))
     arguments = reference(array)
-    together = threading.Barrier(2)
-    begun = threading.Event()
+    together = threading.Barrier(8)
 
-    def read(name, path):
-        if name != first:
-            begun.wait(timeout=60)
-        message = _core.incoming()
-        begun.set()
-        together.wait(timeout=60)
-        elsewhere(arguments, path=path)
-        together.wait(timeout=60)
-        return message.close()
+    def read(number):
+        found = []
+        for _ in range(ROUNDS):
+            together.wait(timeout=60)
+            try:
+                elsewhere(arguments, path=b"/gone" if number % 2 else arguments["path"])
+                found.append(None)
+            except samemap.BackingNotFoundError as error:
+                found.append(type(error))
+        return {*found}
 
-    with ThreadPoolExecutor(2) as pool:
-        good = pool.submit(read, "good", arguments["path"])
-        bad = pool.submit(read, "bad", b"/gone")
-        assert good.result(60) is None
-        assert type(bad.result(60)) is samemap.BackingNotFoundError
+    with ThreadPoolExecutor(8) as pool:
+        expected = [{None}, {samemap.BackingNotFoundError}] * 4
+        assert list(pool.map(read, range(8))) == expected
+
+
+@pytest.mark.needs_pagemap
+def test_tasks_in_threads(tmp_path):
+    """Tasks of one batch that start at once in threads have arrays of their own."""
+    path = tmp_path / "file"
+    np.arange(3000).tofile(path)
+    array = np.memmap(path, np.int64, "c")
+    array[5] = -5
+    tasks = [(add_to_all, (array, array[::-1], i), {}) for i in range(THREADS)]
+    writer = Writer(pool_pickler, make_table(Options()))
+    held = []
+    loaded = read_tasks(writer.write_tasks(tasks, held))
+    together = threading.Barrier(THREADS)
+    expected = array.tolist()
+
+    def work(number):
+        function, args, kwargs = loaded[number]
+        together.wait(timeout=60)
+        return function(*args, **kwargs) == [x + number for x in expected[::-1]]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        assert all(pool.map(work, range(THREADS)))
+    assert array.tolist() == expected
+
+
+def add_to_all(array, view, number):
+    array += number
+    return view.tolist()

@@ -1,5 +1,6 @@
 """Checks on arrival, on request."""
 
+import mmap
 import pickle
 
 import numpy as np
@@ -86,15 +87,57 @@ def test_difference_in_a_part(array, tmp_path, backend, whole):
 
 
 class Writer:
-    """Pickling it changes the file behind the array's back."""
+    """Loading it changes the file behind the array's back."""
 
     def __init__(self, path):
         self.path = path
 
     def __reduce__(self):
-        with self.path.open("r+b") as file:
-            file.write(b"\xff")
-        return np.int64, (0,)
+        return change, (self.path,)
+
+
+def change(path):
+    with path.open("r+b") as file:
+        file.write(b"\xff")
+    return np.int64(0)
+
+
+@pytest.mark.needs_pagemap
+def test_difference_in_an_own_array(tmp_path, backend):
+    """Also where the array is one that the task makes its own when it starts."""
+    path = tmp_path / "data"
+    np.arange(24, dtype=np.int16).tofile(path)
+    private = np.memmap(path, np.int16, "c", shape=(6, 4))
+    with samemap.enabled(verify="data"):
+        tasks = [delayed(total)(private, private[::-1], np.arange(3))] * 2
+        parallel = Parallel(n_jobs=2, backend=backend, batch_size=2)
+        assert parallel(tasks) == [[276, 276, 3]] * 2
+        with pytest.raises(samemap.VerificationError, match=str(path)):
+            parallel([delayed(total)(private, Writer(path))] * 2)
+
+
+class Holder:
+    """An object through which several tasks may get to an array."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def total(self):
+        return int(self.array.sum())
+
+
+@pytest.mark.needs_pagemap
+@pytest.mark.parametrize("level", LEVELS)
+def test_deep_arrays_pass(tmp_path, level, backend):
+    """An array that arrives read-only, as what is in an object may, is no error."""
+    path = tmp_path / "data"
+    np.arange(300, dtype=np.int16).tofile(path)
+    with path.open("r+b") as file:
+        array = np.frombuffer(mmap.mmap(file.fileno(), 0), np.int16)
+    holder = Holder(array)
+    with samemap.enabled(verify=level):
+        parallel = Parallel(n_jobs=2, backend=backend, max_nbytes=100)
+        assert parallel([delayed(holder.total)()] * 2) == [int(array.sum())] * 2
 
 
 @pytest.mark.needs_maps
@@ -115,8 +158,8 @@ def test_every_property_is_compared(array, name, other):
     """A difference in each of them is found and named."""
     verified = _verify.Verified(_core.Reducer().reduce, "data")
     rebuild, args, expected, _ = verified(array)[1]
-    backing = samemap.loads(samemap.dumps(array)).base
-    face = (backing, *args[0][1:])
+    attach, reference = args[0][0].__reduce__()
+    face = (attach(*reference), *args[0][1:])
     assert _verify.checked(rebuild, (face, *args[1:]), expected) is not None
     with pytest.raises(samemap.VerificationError, match=f"{name} is "):
         _verify.checked(rebuild, (face, *args[1:]), {**expected, name: other})

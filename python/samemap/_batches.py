@@ -262,21 +262,26 @@ class FailureReducer:
         self.writer = writer
 
     def __call__(self, failure: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        rebuild, (exception, *text) = failure.__reduce__()
         try:
-            message = self.writer.write(failure.__reduce__())
+            message = self.writer.write(exception)
         except SamemapError as error:
             # An array that it carries. Its own error says less than that of the task
             # would, but is what can be had.
-            message = self.writer.write(type(failure)(error).__reduce__())
-        return rebuild_failure, (message,)
+            message = self.writer.write(error)
+        return rebuild_failure, (rebuild, message, *text)
 
 
 @ByName
-def rebuild_failure(message: bytes) -> BaseException:
-    """Undo `FailureReducer`: the exception, or what was raised in loading it."""
+def rebuild_failure(
+    rebuild: Callable[..., BaseException], message: bytes, *text: str
+) -> BaseException:
+    """Undo `FailureReducer`: the exception, or what was raised in loading it.
+
+    In both cases `rebuild` adds the text of the worker's traceback.
+    """
     try:
-        rebuild, args = pickle.loads(message)
-        failure: BaseException = rebuild(*args)
+        exception = pickle.loads(message)
     except Exception as error:
-        return error
-    return failure
+        exception = error
+    return rebuild(exception, *text)

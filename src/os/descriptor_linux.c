@@ -3,60 +3,132 @@
  */
 #include "os/descriptor.h"
 
-#include "os/page.h"
+#include "os/pagemap.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
+#include <string.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <sys/prctl.h>
-#include <sys/sysmacros.h>
+#include <sys/resource.h>
+#include <sys/statfs.h>
 
 /* F_SEAL_FUTURE_WRITE of Linux 5.1, which older headers don't have. */
 #define SEAL_FUTURE_WRITE 0x0010
 
 static bool
-same_device(const MapEntry *entry, const FileStatus *status)
+is_overlay(const char *path)
 {
-    return status->id.dev == makedev(entry->dev_major, entry->dev_minor);
+    struct statfs fs;
+    return statfs(path, &fs) < 0 || fs.f_type == OVERLAYFS_SUPER_MAGIC;
 }
 
-/* What the map table says of a page of the file at `path`. */
+/* This process has a POSIX lock on an inode of that number, or may have one:
+ * the system does not tell. (Locks of other kinds belong to a descriptor.) */
 static bool
-probe(MapTable *table, const MapEntry *entry, const char *path)
+is_locked(uint64_t ino)
 {
-    FileStatus status;
-    const size_t page = page_size();
-    int fd = fileid_open(path, false, &status);
+    char text[4096 + 1];
+    size_t size = 0;
+    ssize_t n;
+    bool locked = false;
+    const long self = (long)getpid();
+    int fd = open("/proc/locks", O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
-        return false;
+        return true;
     }
-    bool same = false;
-    void *address = mmap(NULL, page, PROT_READ, MAP_SHARED, fd, 0);
+    while (!locked &&
+           (n = read(fd, text + size, sizeof(text) - 1 - size)) > 0) {
+        char *line = text, *end;
+        size += (size_t)n;
+        text[size] = '\0';
+        for (; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+            long pid;
+            uint64_t inode;
+            locked |= sscanf(line, "%*s POSIX %*s %*s %ld %*x:%*x:%" SCNu64,
+                             &pid, &inode) == 2 &&
+                      pid == self && inode == ino;
+        }
+        /* The rest of a line comes with the next part. */
+        size -= (size_t)(line - text);
+        memmove(text, line, size);
+    }
     close(fd);
-    if (address != MAP_FAILED) {
-        MapEntry other;
-        uintptr_t low = (uintptr_t)address;
-        same = maptable_find(table, low, low + page, &other) == 1 &&
-               maptable_same_file(entry, &other);
-        munmap(address, page);
-    }
-    return same;
+    return locked || n < 0;
 }
 
-bool
-descriptor_matches(MapTable *table, const MapEntry *entry, const char *path,
-                   const FileStatus *status)
+/* By a page. `status` was read before, and must hold afterwards: else the file
+ * was copied up meanwhile, and the page was the old one's. */
+static Match
+match_page(const Mapping *mapping, const char *path, int fd,
+           const FileStatus *status)
+{
+    FileStatus after;
+    uintptr_t low = (uintptr_t)mapping->start;
+    int opened = -1;
+    if (fd < 0) {
+        if (is_locked(status->id.ino)) {
+            return MATCH_UNPROVEN;
+        }
+        fd = opened = fileid_open(path, false, &after);
+    }
+    if (fd < 0) {
+        return MATCH_UNPROVEN;
+    }
+    int same = pagemap_shows(low, low + (uintptr_t)mapping->length,
+                             mapping->file_offset, fd);
+    if (fileid_fstat(fd, &after) < 0 || !fileid_equal(&after.id, &status->id)) {
+        same = 0;
+    }
+    if (opened >= 0) {
+        close(opened);
+    }
+    return same > 0 ? MATCH_SAME : same == 0 ? MATCH_OTHER : MATCH_UNPROVEN;
+}
+
+Match
+descriptor_match(const Mapping *mapping, const MapEntry *entry,
+                 const char *path, int fd, const FileStatus *status)
 {
     if (!status->regular || status->id.ino != entry->inode) {
-        return false;
+        return MATCH_OTHER;
     }
-    return same_device(entry, status) || probe(table, entry, path);
+    bool overlay = is_overlay(path);
+    /* Who maps a file to write into it has opened it for that: it had been
+     * copied up before, and never is again. */
+    if (status->id.dev == maptable_device(entry) &&
+        (!overlay || mapping_writes_through(mapping))) {
+        return MATCH_SAME;
+    }
+    if (overlay && status->id.birth_sec == 0) {
+        return MATCH_UNPROVEN; /* nothing would tell that it was copied up */
+    }
+    /* There an open descriptor goes on showing the old file, while all that a
+     * receiver can open is the new one. */
+    return match_page(mapping, path, overlay ? -1 : fd, status);
+}
+
+int
+descriptor_try_open(const char *path, const FileId *id, bool writable)
+{
+    const int flags = O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+    if (is_locked(id->ino)) {
+        return fileid_access(path, writable);
+    }
+    int fd = open(path, (writable ? O_RDWR : O_RDONLY) | flags);
+    if (fd < 0) {
+        bool few = errno == EMFILE || errno == ENFILE || errno == ENOMEM;
+        return few ? fileid_access(path, writable) : errno;
+    }
+    close(fd);
+    return 0;
 }
 
 /* The number that a name in /proc/<pid>/fd is, or -1 ("."). */
@@ -68,38 +140,137 @@ parse_fd(const char *name)
     return end != name && *end == '\0' && fd <= INT_MAX ? (int)fd : -1;
 }
 
-int
-descriptor_find(MapTable *table, const MapEntry *entry, FileStatus *status)
+static int
+compare(const void *a, const void *b)
 {
-    int found = -1;
+    const struct OpenFile *x = a, *y = b;
+    return x->ino != y->ino ? (x->ino > y->ino) - (x->ino < y->ino)
+                            : (x->fd > y->fd) - (x->fd < y->fd);
+}
+
+int
+descriptor_scan(OpenFiles *files)
+{
+    size_t room = 0;
+    *files = (OpenFiles){NULL, 0, 0};
     DIR *directory = opendir("/proc/self/fd");
     if (directory == NULL) {
         return -1;
     }
     for (struct dirent *item; (item = readdir(directory)) != NULL;) {
-        char path[64];
+        FileStatus status;
         int fd = parse_fd(item->d_name);
-        if (fd < 0 || fileid_fstat(fd, status) < 0) {
+        files->in_use += fd >= 0;
+        if (fd < 0 || fileid_fstat(fd, &status) < 0 || !status.regular) {
             continue;
         }
-        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-        if (!descriptor_matches(table, entry, path, status)) {
-            continue;
+        if (files->count == room) {
+            room = room > 0 ? 2 * room : 64;
+            void *larger = realloc(files->items, room * sizeof(*files->items));
+            if (larger == NULL) {
+                closedir(directory);
+                descriptor_free(files);
+                errno = ENOMEM;
+                return -1;
+            }
+            files->items = larger;
         }
-        found = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-        /* Another thread may have closed and reused the number since. */
-        FileId seen = status->id;
-        if (found >= 0 && (fileid_fstat(found, status) < 0 ||
-                           !fileid_equal(&status->id, &seen))) {
-            close(found);
-            found = -1;
-        }
-        if (found >= 0) {
-            break;
-        }
+        files->items[files->count++] = (struct OpenFile){status.id.ino, fd};
     }
     closedir(directory);
-    return found;
+    if (files->count > 0) {
+        qsort(files->items, files->count, sizeof(*files->items), compare);
+    }
+    return 0;
+}
+
+void
+descriptor_free(OpenFiles *files)
+{
+    free(files->items);
+    *files = (OpenFiles){NULL, 0, 0};
+}
+
+const struct OpenFile *
+descriptor_of_inode(const OpenFiles *files, uint64_t ino, size_t *count)
+{
+    size_t low = 0, high = files->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (files->items[middle].ino < ino) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    while (high < files->count && files->items[high].ino == ino) {
+        high++;
+    }
+    *count = high - low;
+    return high > low ? files->items + low : NULL;
+}
+
+bool
+descriptor_is_scarce(size_t in_use)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
+        limit.rlim_cur == RLIM_INFINITY) {
+        return false;
+    }
+    return in_use + 1 > limit.rlim_cur - limit.rlim_cur / 4;
+}
+
+/* As descriptor_keep, but what it is about may change: 0 or errno. */
+static int
+check_descriptor(int fd, const Mapping *mapping, const MapEntry *entry,
+                 const FileId *id, FileStatus *status)
+{
+    char path[64];
+    if (fileid_fstat(fd, status) < 0 || !status->regular) {
+        return EBADF;
+    }
+    if (id != NULL) {
+        return fileid_equal(&status->id, id) ? 0 : EBADF;
+    }
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    switch (descriptor_match(mapping, entry, path, fd, status)) {
+    case MATCH_SAME:
+        return 0;
+    case MATCH_UNPROVEN:
+        return EAGAIN;
+    default:
+        return EBADF;
+    }
+}
+
+int
+descriptor_keep(int fd, const Mapping *mapping, const MapEntry *entry,
+                const FileId *id, FileStatus *status)
+{
+    FileStatus kept_status;
+    int error = check_descriptor(fd, mapping, entry, id, status);
+    if (error != 0) {
+        errno = error;
+        return -1;
+    }
+    int kept = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    /* Another thread may have closed and reused the number since. */
+    if (kept >= 0 && (fileid_fstat(kept, &kept_status) < 0 ||
+                      !fileid_equal(&kept_status.id, &status->id))) {
+        close(kept);
+        errno = EBADF;
+        return -1;
+    }
+    return kept;
+}
+
+void
+descriptor_release(int fd, uint64_t ino)
+{
+    if (!is_locked(ino)) {
+        close(fd);
+    }
 }
 
 int

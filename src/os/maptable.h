@@ -40,14 +40,6 @@ typedef struct {
 
 #define MAPTABLE_INIT {MAPTABLE_AUTO, -1, 0, 0, 0, false}
 
-/* One for a single thread that asks without Python's lock, from the same source
- * as `table`. Nothing is opened before it is asked; the caller closes it. */
-static inline MapTable
-maptable_like(const MapTable *table)
-{
-    return (MapTable){table->source, -1, 0, 0, 0, table->no_ioctl};
-}
-
 /* Fills `entry` with the run of entries around [low, high) that map one file
  * contiguously and in one way; access is what all of them allow.
  * 1 found; 0 when no single file backs all of the range, and then `shared` is
@@ -69,6 +61,9 @@ maptable_same_file(const MapEntry *a, const MapEntry *b)
     return a->inode == b->inode && a->dev_major == b->dev_major &&
            a->dev_minor == b->dev_minor;
 }
+
+/* The device of the file, as stat numbers devices. */
+uint64_t maptable_device(const MapEntry *entry);
 
 /* The file of `entry` is one in name only: shared memory that nobody can
  * open. */

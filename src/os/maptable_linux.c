@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 /* From <linux/fs.h> of Linux 6.11; the headers of a build machine are older
@@ -207,6 +208,7 @@ continues(const MapEntry *first, const MapEntry *second)
 {
     return first->end == second->start && maptable_same_file(first, second) &&
            first->shared == second->shared &&
+           strcmp(first->path, second->path) == 0 &&
            first->file_offset + (first->end - first->start) ==
                second->file_offset;
 }
@@ -272,6 +274,12 @@ bool
 maptable_is_slow(const MapTable *table)
 {
     return table->source == MAPTABLE_TEXT || table->no_ioctl;
+}
+
+uint64_t
+maptable_device(const MapEntry *entry)
+{
+    return makedev(entry->dev_major, entry->dev_minor);
 }
 
 /* The inode number of a System V segment is its id, which a memfd may have as

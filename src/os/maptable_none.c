@@ -26,6 +26,13 @@ maptable_is_slow(const MapTable *table)
     return false;
 }
 
+uint64_t
+maptable_device(const MapEntry *entry)
+{
+    (void)entry;
+    return 0;
+}
+
 bool
 maptable_is_nameless(const MapEntry *entry)
 {

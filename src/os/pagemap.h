@@ -22,4 +22,9 @@ int pagemap_next_modified(PagemapSource source, uintptr_t low, uintptr_t high,
  * file: 0. 1 as well where the system can't tell. */
 int pagemap_readable(uintptr_t low, uintptr_t high);
 
+/* The pages at [low, high), which show a file from `file_offset` on, are those
+ * of the file open as `fd`: 1; they are another file's: 0; -1 when the system
+ * can't tell. Pages are read in for it; nothing is written. */
+int pagemap_shows(uintptr_t low, uintptr_t high, uint64_t file_offset, int fd);
+
 #endif

@@ -15,3 +15,10 @@ pagemap_readable(uintptr_t low, uintptr_t high)
     (void)low, (void)high;
     return 1;
 }
+
+int
+pagemap_shows(uintptr_t low, uintptr_t high, uint64_t file_offset, int fd)
+{
+    (void)low, (void)high, (void)file_offset, (void)fd;
+    return -1;
+}

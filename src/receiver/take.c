@@ -22,6 +22,7 @@ typedef struct {
 typedef struct {
     Pending *pending; /* borrowed, as above */
     PyObject *array;  /* owned, or NULL */
+    bool begun;       /* it is made, or being made */
 } Item;
 
 /* The memory of one mapping, for all its views in the task. */
@@ -169,7 +170,7 @@ find_pending(Task *task, PyObject *object)
         return -1;
     }
     task->items = items;
-    items[task->item_count++] = (Item){(Pending *)object, NULL};
+    items[task->item_count++] = (Item){(Pending *)object, NULL, false};
     if (add_place(task, object, task->item_count - 1) < 0) {
         return -1;
     }
@@ -410,7 +411,6 @@ make_array(Task *task, const Pending *pending)
 }
 
 static PyObject *replace(Task *task, PyObject *object);
-
 /* New reference: what the function returns; NULL with an exception. */
 static PyObject *
 make_object(Task *task, const Pending *pending)
@@ -424,20 +424,33 @@ make_object(Task *task, const Pending *pending)
     return object;
 }
 
-/* The calls come last: their arguments may be arrays. */
+/* Makes what is pending there, unless it is made: 0, or -1 with an exception.
+ */
+static int
+make_item(Task *task, Item *item)
+{
+    if (item->begun) {
+        if (item->array == NULL) {
+            PyErr_SetString(PyExc_ValueError, "what is pending needs itself");
+        }
+        return item->array != NULL ? 0 : -1;
+    }
+    item->begun = true;
+    item->array = item->pending->call != NULL ? make_object(task, item->pending)
+                                              : make_array(task, item->pending);
+    return item->array != NULL ? 0 : -1;
+}
+
+/* The calls come last: they may see what they are given. What they need of each
+ * other `replace` makes. */
 static int
 make_arrays(Task *task)
 {
     for (int calls = 0; calls <= 1; calls++) {
         for (size_t i = 0; i < task->item_count; i++) {
-            const Pending *pending = task->items[i].pending;
-            if ((pending->call != NULL) != calls) {
-                continue;
-            }
-            PyObject *made =
-                calls ? make_object(task, pending) : make_array(task, pending);
-            task->items[i].array = made;
-            if (made == NULL) {
+            Item *item = &task->items[i];
+            if ((item->pending->call != NULL) == calls &&
+                make_item(task, item) < 0) {
                 return -1;
             }
         }
@@ -509,11 +522,8 @@ static PyObject *
 replace(Task *task, PyObject *object)
 {
     if (is_pending(task, object)) {
-        PyObject *array = task->items[get_place(task, object)].array;
-        if (array == NULL) {
-            PyErr_SetString(PyExc_ValueError, "what is pending needs itself");
-        }
-        return Py_XNewRef(array);
+        Item *item = &task->items[get_place(task, object)];
+        return make_item(task, item) == 0 ? Py_NewRef(item->array) : NULL;
     }
     if (!is_container(object)) {
         return Py_NewRef(object);

@@ -12,7 +12,7 @@
 static Ranges *
 get_sent(Backing *backing, uint64_t message)
 {
-    if (backing->sent.message != message || outgoing_is_implicit(message)) {
+    if (backing->sent.message != message || message_is_implicit(message)) {
         ranges_clear(&backing->sent.ranges);
         backing->sent.message = message;
     }

@@ -22,9 +22,14 @@ outgoing_current(State *state)
 uint64_t
 outgoing_number(const Outgoing *message)
 {
-    /* The top bit keeps times apart from the counted numbers. */
     return message != NULL ? message->number
-                           : (UINT64_C(1) << 63) | clock_milliseconds();
+                           : MESSAGE_IMPLICIT | clock_milliseconds();
+}
+
+uint64_t
+message_number(State *state)
+{
+    return outgoing_number(outgoing_current(state));
 }
 
 int

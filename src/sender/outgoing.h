@@ -3,6 +3,7 @@
 #define SAMEMAP_OUTGOING_H
 
 #include "idmap.h"
+#include "message.h"
 #include "state.h"
 #include "threadlist.h"
 
@@ -46,13 +47,6 @@ Outgoing *outgoing_current(State *state);
 /* The number of `message`. Without one (NULL), a message is what is pickled
  * within one millisecond. Never 0. */
 uint64_t outgoing_number(const Outgoing *message);
-
-/* The number is a time of day, not that of an Outgoing. */
-static inline bool
-outgoing_is_implicit(uint64_t number)
-{
-    return number >> 63;
-}
 
 /* Keeps `object` alive for as long as the sender of this thread's message wants
  * (no-op without an Outgoing that holds): 0 or -1. */

@@ -143,11 +143,13 @@ reduce_memory(Reducer *self, PyObject *array, Outgoing *message, Plan *plan,
         PyArray_CheckExact(array) || (Py_TYPE(array) == state->memmap_type &&
                                       self->direction == DIRECTION_FORWARD);
     bool simple = PyArray_CHKFLAGS(np_array, NPY_ARRAY_ALIGNED) &&
+                  PyArray_ISNOTSWAPPED(np_array) &&
                   (PyArray_IS_C_CONTIGUOUS(np_array) ||
                    PyArray_IS_F_CONTIGUOUS(np_array));
     bool small = plan->nbytes <= SMALL_MAX && PyArray_CheckExact(array) &&
                  plan->layout.typenum != LAYOUT_NO_TYPENUM;
-    /* What isn't simple NumPy's own reduction brings into another layout. */
+    /* What isn't simple NumPy's own reduction brings into another layout or
+     * byte order. */
     if (plan->reason != REASON_OBJECTS && PyDataType_ELSIZE(plan->descr) > 0 &&
         exact && (shared || small || !simple)) {
         return reduce_copy(state, message, plan, PyArray_ISWRITEABLE(np_array),

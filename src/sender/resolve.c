@@ -269,7 +269,7 @@ find_foreign_owner(State *state, const Owner *owner, const char *low,
     bool slow = maptable_is_slow(&state->maptable);
     Backing *known = find_overlapping(state, owner, low, high);
     if (slow && known != NULL && mapping_covers(&known->mapping, low, high) &&
-        known->reach.located == message && !outgoing_is_implicit(message)) {
+        known->reach.located == message && !message_is_implicit(message)) {
         return (Backing *)Py_NewRef((PyObject *)known);
     }
     int found = find_file(state, low, high, &entry, &shared);

@@ -6,6 +6,7 @@ writes: `SHARED` (the file, the caller and the other tasks), `OWN` (the task alo
 above it as joblib does it, a read-only dump.
 """
 
+import ctypes
 import importlib
 import mmap
 import multiprocessing
@@ -155,20 +156,29 @@ KINDS["FITS image"] = Kind(OWN, by_fits("readonly"), "astropy.io.fits")
 KINDS["FITS image, update"] = Kind(OWN, by_fits("update"), "astropy.io.fits")
 
 
-def by_arrow(mode, writes):
-    def make(path, count, stack):
-        import pyarrow
+def arrow_buffer(path, count, stack, mode):
+    import pyarrow
 
-        file = pyarrow.memory_map(str(raw_file(path, count)), mode)
-        array = np.frombuffer(file.read_buffer(), np.int64)
-        stack.callback(lambda: file)
-        return array
-
-    KINDS[f"Arrow, {mode}"] = Kind(writes, make, "pyarrow")
+    buffer = pyarrow.memory_map(str(raw_file(path, count)), mode).read_buffer()
+    stack.callback(lambda: buffer)
+    return buffer
 
 
-by_arrow("r", READ_ONLY)
-by_arrow("r+", READ_ONLY)
+@kind("Arrow, r", READ_ONLY, library="pyarrow")
+def by_arrow(path, count, stack, mode="r"):
+    return np.frombuffer(arrow_buffer(path, count, stack, mode), np.int64)
+
+
+@kind("Arrow, r+", READ_ONLY, library="pyarrow")
+def by_writable_arrow(path, count, stack):
+    return by_arrow(path, count, stack, "r+")
+
+
+@kind("Arrow, r+, by address", OWN, library="pyarrow")
+def by_address_of_arrow(path, count, stack):
+    """Arrow's buffers are read-only for Python; a program writes by the address."""
+    address = arrow_buffer(path, count, stack, "r+").address
+    return np.frombuffer((ctypes.c_int64 * count).from_address(address), np.int64)
 
 
 @kind("SharedMemory", OWN)
@@ -197,7 +207,7 @@ def in_raw_array(path, count, stack):
     return array
 
 
-@kind("anonymous mmap", MEMORY)
+@kind("anonymous mmap", OWN)
 def in_anonymous_mmap(path, count, stack):
     array = np.frombuffer(mmap.mmap(-1, count * 8), np.int64)
     array[:] = np.arange(count)
