@@ -91,6 +91,12 @@ backing_new_attached(State *state, const Mapping *mapping, const FileId *id,
     return self;
 }
 
+void
+backing_set_requested(Backing *self)
+{
+    self->mapping.access |= MAPPING_REQUESTED;
+}
+
 int
 backing_check(Backing *self, uint64_t message)
 {
@@ -167,6 +173,7 @@ backing_reduce(Backing *self, PyObject *Py_UNUSED(ignored))
     if (held < 0 || PyErr_Occurred()) {
         return NULL;
     }
+    assert(reach->path != NULL && reach->has_id && place->py_token != NULL);
     Reference reference = {
         .py_token = place->py_token,
         .py_path = reach->path,

@@ -34,7 +34,7 @@ copy_array(State *state, const View *view)
     Memory memory = {0};
     int result, order = layout_order(layout, PyDataType_ELSIZE(view->descr));
     bool writeable = layout->flags & LAYOUT_WRITEABLE;
-    bool plain = view->header == NULL && !(layout->flags & LAYOUT_UNALIGNED);
+    bool plain = view->memmap == NULL && !(layout->flags & LAYOUT_UNALIGNED);
     if (writeable && plain && order >= 0) {
         return copy_plain(view, order);
     }

@@ -24,7 +24,7 @@ typedef struct {
 typedef struct {
     Reason reason;        /* NONE: by reference */
     Backing *backing;     /* owned; NULL in ordinary memory */
-    PyObject *header;     /* owned: see wire/memmap.h; NULL without np.memmap */
+    PyObject *memmap;     /* owned: see wire/memmap.h; NULL without np.memmap */
     PyArray_Descr *descr; /* owned */
     PyObject *patches;    /* owned tuple (offset, bytes, ...) or NULL */
     bool patch_is_elements; /* modified, but its own bytes are fewer than those
@@ -42,8 +42,8 @@ int plan_make(State *state, PyArrayObject *array, const Terms *terms,
               Plan *plan);
 void plan_clear(Plan *plan);
 
-/* What a task writes there is meant for others too, as np.memmap's mode says.
- */
+/* What a task writes there is meant for others too: as np.memmap's mode says,
+ * or as the memory was made to be. */
 bool plan_is_shared(const State *state, const Plan *plan);
 
 /* The patches of a plan are in its message: those of later views leave them
