@@ -135,8 +135,9 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
         reducers here and now), ``type``, ``dtype``, ``shape``, ``strides`` (bytes),
         ``writeable``, ``nbytes``, ``message_nbytes`` (bytes pickled for the array
         alone), and ``writes``: who sees what a task writes to the array. "file": the
-        file and everybody who maps it; "task": the task alone; "none": nobody, as it
-        arrives read-only.
+        file and everybody who maps it; "shared": everybody who has this memory, which
+        was made for that; "task": the task alone; "none": nobody, as it arrives
+        read-only.
 
         For memory on a mapped file also ``path``, ``unlinked`` (bool: the name is
         gone, or is another file's), ``identity``, ``route`` ("path", "descriptor" or
@@ -157,8 +158,8 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
     -----
     This is about an array that is an argument of a task, and nothing is known here of
     ``max_nbytes``. Of more than that, an array in ordinary memory is dumped by joblib
-    and arrives read-only; so does one on a writable map that is no `numpy.memmap`, where
-    it sits in an object, a partial or a closure.
+    and arrives read-only; so does one whose writes are the task's own, unless it is a
+    `numpy.memmap`, where it sits in an object, a partial or a closure.
 
     An array by value is pickled once to know the size of its message.
     """

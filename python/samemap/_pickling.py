@@ -46,9 +46,9 @@ class Pickler(pickle.Pickler):
     A pickle of references is a message, not storage: to save data, use
     `numpy.save` or plain `pickle`.
 
-    Arrays on an `np.memmap` share its pages as its mode says; what else lies on a
-    writable map is the reader's own, on private pages, for each message anew (see
-    `install`).
+    Arrays on an `np.memmap` share its pages as its mode says, and those that `empty`,
+    `zeros` and `share` have made share theirs; what else lies on a writable map is the
+    reader's own, on private pages, for each message anew (see `install`).
     """
 
     def __init__(

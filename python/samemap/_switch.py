@@ -119,9 +119,10 @@ def install(
         Let tasks write to every shared and writable map, whoever made it: FITS
         files open for update, ``np.frombuffer(mmap)``, Arrow, SharedMemory and the
         like. Their writes then reach the file, the caller and other tasks. Without
-        it that is so only for an `np.memmap` of mode "r+" or "w+" and its views; of
-        any other map a task gets pages of its own, writeable as sent, and what it
-        writes there nobody else sees.
+        it that is so only for an `np.memmap` of mode "r+" or "w+" and its views, and
+        for memory made with `empty`, `zeros` or `share`; of any other writable map a
+        task gets pages of its own, writeable as sent, and what it writes there nobody
+        else sees.
 
     Raises
     ------
