@@ -102,7 +102,8 @@ typedef struct State {
 
     uint64_t message_count;
 
-    long own_maps;         /* that messages made for one task or reader */
+    long map_limit; /* of the system, as budget.c has asked for it; or 0 */
+    long own_maps;  /* that messages made for one task or reader */
     long kept_descriptors; /* of sources, see receiver/source.c */
 
     Count by_reference, by_value[REASON_COUNT];

@@ -57,14 +57,6 @@ memory_allocate(npy_intp low, npy_intp high, Memory *memory)
 }
 
 void
-memory_share(const Memory *memory, Memory *second)
-{
-    *second = *memory;
-    Py_XINCREF(second->owner);
-    Py_XINCREF((PyObject *)second->backing);
-}
-
-void
 memory_clear(Memory *memory)
 {
     Py_CLEAR(memory->owner);

@@ -22,9 +22,6 @@ int memory_of(State *state, PyObject *owner, Memory *memory);
  * those of a mapping: 0 or -1. */
 int memory_allocate(npy_intp low, npy_intp high, Memory *memory);
 
-/* `second` becomes another owner of the same memory. */
-void memory_share(const Memory *memory, Memory *second);
-
 void memory_clear(Memory *memory);
 
 static inline char *
