@@ -146,11 +146,14 @@ outgoing_enter(Outgoing *self, PyObject *py_phase)
         PyErr_Format(PyExc_ValueError, "no phase of a batch: %R", py_phase);
         return NULL;
     }
-    self->phase = (Phase)phase;
-    if (self->phase == PHASE_PART) {
-        /* Read alone, it can't count on what is in another. */
+    /* A part is read alone: it can't count on what is in another, nor what
+     * comes after it on what is in a part, nor any of them on a first attempt.
+     */
+    if (phase == PHASE_PART || self->phase == PHASE_PART ||
+        phase == PHASE_OBJECTS) {
         self->number = ++self->state->message_count;
     }
+    self->phase = (Phase)phase;
     Py_RETURN_NONE;
 }
 
