@@ -45,8 +45,11 @@ outgoing_hold(State *state, PyObject *object)
 PyObject *
 outgoing_is_own(PyObject *module, PyObject *array)
 {
-    const Outgoing *message = outgoing_current(PyModule_GetState(module));
+    Outgoing *message = outgoing_current(PyModule_GetState(module));
     long own = 0;
+    if (message != NULL) {
+        scan_meet(message, array);
+    }
     if (message != NULL && message->phase == PHASE_TASKS) {
         own = scan_is_shared(message, array) ? 2 : 1;
     }

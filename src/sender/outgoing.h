@@ -36,7 +36,7 @@ typedef struct {
     Phase phase;     /* writer: outgoing.c */
     IdMap arguments; /* what the tasks hold, see scan.h; writer: scan.c */
     bool entangled;  /* an object of one task led to an argument; writer:
-                        reduce.c */
+                        scan.c */
     uint64_t
         pending; /* arrays that each task makes its own; writer: reduce.c */
 } Outgoing;
