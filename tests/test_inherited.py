@@ -56,7 +56,7 @@ def test_another_map_in_its_place(tmp_path):
         from pathlib import Path
         sys.path.insert(0, sys.argv[1])
         import numpy as np, samemap
-        from foreign import map_at
+        from support.foreign import map_at
 
         path, other = Path(sys.argv[2]), Path(sys.argv[2] + ".other")
         np.full(4096, 1).tofile(path)
@@ -94,17 +94,3 @@ def test_file_has_shrunk(tmp_path, mode, size):
     task = delayed(shorten_and_load)(message, path, size)
     found = Parallel(2, backend="multiprocessing", timeout=60)([task])
     assert found == [os.fspath(path)]
-
-
-def where(array):
-    """Return the address of an array's memory."""
-    return array.__array_interface__["data"][0]
-
-
-@pytest.mark.needs_maps
-def test_whole_maps_are_used(memmap_path):
-    """What was inherited whole is not mapped again."""
-    array = np.memmap(memmap_path, np.float64, "r")
-    assert samemap.explain(array)["by_reference"]
-    found = Parallel(2, backend="multiprocessing")([delayed(where)(array)])
-    assert found == [where(array)]

@@ -266,6 +266,8 @@ def test_a_task_that_fails(backend, tmp_path, make):
 @pytest.mark.parametrize("return_as", ["list", "generator"])
 def test_arguments_as_results(backend, tmp_path, make, return_as):
     """A task that returns its argument returns its own, not the batch's."""
+    if (backend, return_as) == ("multiprocessing", "generator"):
+        pytest.skip("joblib's multiprocessing backend has no generators")
     array = make(tmp_path, np.zeros(3))
     tasks = [delayed(add_and_return)(array, i) for i in range(20)]
     found = list(run_in_batches(backend, 10, tasks, return_as=return_as))

@@ -25,4 +25,7 @@ void scan_meet(Outgoing *message, PyObject *array);
 /* Some task gets to the array so. */
 bool scan_is_argument(const Outgoing *message, PyObject *array);
 
+/* Finds the types of functions that carry objects along: 0 or -1. */
+int scan_init(State *state);
+
 #endif

@@ -1,8 +1,11 @@
 """Running a function in an interpreter of its own: what may crash or hang."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 TESTS = Path(__file__).parent.parent
@@ -18,19 +21,24 @@ def run_function(module, name, *arguments, stock=False, timeout=60):
     environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)}
     if stock:
         environment["SAMEMAP"] = "0"
-    process = subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", "-c", source, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)  # its workers too, which have the pipes
-        output, errors = process.communicate()
-        raise AssertionError(f"{name} hangs: {output}\n{errors}") from None
-    assert process.returncode == 0, (process.returncode, output, errors)
-    return output
+    # Files, not pipes: workers whose parent has crashed keep a pipe open for long.
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-c", source, *map(str, arguments)],
+            stdout=output,
+            stderr=errors,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            status = "hangs"
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        output.seek(0)
+        errors.seek(0)
+        told = output.read()
+        assert status == 0, (name, status, told, errors.read())
+    return told
