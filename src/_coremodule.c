@@ -15,6 +15,7 @@
 #include "sender/owner.h"
 #include "sender/reduce.h"
 #include "sender/scan.h"
+#include "sender/shared.h"
 #include "state.h"
 #include "wire/memmap.h"
 
@@ -121,6 +122,10 @@ PyDoc_STRVAR(describe_doc, "describe(array, /)\n--\n\n"
                            "How the array will travel, as a dict.");
 PyDoc_STRVAR(counts_doc, "counts()\n--\n\n"
                          "{reason: (arrays, bytes)} of this process.");
+PyDoc_STRVAR(
+    shared_memory_doc,
+    "shared_memory(nbytes, data=b'', /)\n--\n\n"
+    "New memory, an mmap.mmap, that workers share; it begins with data.");
 PyDoc_STRVAR(known_doc, "known()\n--\n\n"
                         "Number of mappings in the registry.");
 PyDoc_STRVAR(set_map_table_doc,
@@ -142,6 +147,7 @@ static PyMethodDef functions[] = {
     {"is_mapped", describe_is_mapped, METH_O, is_mapped_doc},
     {"describe", describe_array, METH_O, describe_doc},
     {"counts", describe_counts, METH_NOARGS, counts_doc},
+    {"shared_memory", shared_memory, METH_VARARGS, shared_memory_doc},
     {"known", known, METH_NOARGS, known_doc},
     {"set_map_table", set_map_table, METH_O, set_map_table_doc},
     {"set_pagemap", set_pagemap, METH_O, set_pagemap_doc},

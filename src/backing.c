@@ -91,6 +91,12 @@ backing_new_attached(State *state, const Mapping *mapping, const FileId *id,
     return self;
 }
 
+void
+backing_set_requested(Backing *self)
+{
+    self->mapping.access |= MAPPING_REQUESTED;
+}
+
 int
 backing_check(Backing *self, uint64_t message)
 {

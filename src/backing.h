@@ -87,6 +87,9 @@ Backing *backing_new_attached(State *state, const Mapping *mapping,
  * exception: the file has become shorter than the map. */
 int backing_check(Backing *backing, uint64_t message);
 
+/* The memory was made to be shared. */
+void backing_set_requested(Backing *backing);
+
 static inline bool
 backing_is_private(const Backing *backing)
 {

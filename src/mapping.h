@@ -10,14 +10,16 @@ enum {
     MAPPING_READABLE = 0,
     MAPPING_WRITABLE = 1 << 0,
     MAPPING_PRIVATE = 1 << 1,
-    MAPPING_ALL_ACCESS = (1 << 2) - 1,
+    /* Memory that was made to be shared, with every process that gets it. */
+    MAPPING_REQUESTED = 1 << 2,
+    MAPPING_ALL_ACCESS = (1 << 3) - 1,
 };
 
 typedef struct {
     char *start;          /* address of the first byte */
     intptr_t length;      /* bytes */
     uint64_t file_offset; /* bytes, of `start` in the file; page-aligned */
-    unsigned access;      /* MAPPING_WRITABLE | MAPPING_PRIVATE */
+    unsigned access;      /* of the above, together */
 } Mapping;
 
 static inline bool
@@ -40,9 +42,15 @@ mapping_is_writable(const Mapping *mapping)
 
 /* What is written there, others see. */
 static inline bool
+access_writes_through(unsigned access)
+{
+    return access & MAPPING_WRITABLE && !(access & MAPPING_PRIVATE);
+}
+
+static inline bool
 mapping_writes_through(const Mapping *mapping)
 {
-    return mapping_is_writable(mapping) && !mapping_is_private(mapping);
+    return access_writes_through(mapping->access);
 }
 
 #endif

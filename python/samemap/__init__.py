@@ -25,6 +25,7 @@ from ._errors import (
 )
 from ._explain import Explanation, Statistics, explain, stats
 from ._pickling import Pickler, dumps, loads
+from ._shared import empty, share, zeros
 from ._switch import disabled, enabled, install, installed, tables_changed, uninstall
 from ._version import __version__
 
@@ -45,14 +46,17 @@ __all__ = [
     "__version__",
     "disabled",
     "dumps",
+    "empty",
     "enabled",
     "explain",
     "install",
     "installed",
     "loads",
     "register",
+    "share",
     "stats",
     "uninstall",
+    "zeros",
 ]
 
 

@@ -121,8 +121,9 @@ map_file(State *state, const Reference *reference, int fd, bool private,
     if (args == NULL || kwargs == NULL) {
         goto done;
     }
-    /* Before 3.13 every mmap.mmap keeps a descriptor of its own. */
-    if (state->mmap_has_trackfd &&
+    /* Before 3.13 every mmap.mmap keeps a descriptor of its own. What was made
+     * to be shared has no name, and may be sent on when its maker is gone. */
+    if (state->mmap_has_trackfd && !(reference->access & MAPPING_REQUESTED) &&
         PyDict_SetItemString(kwargs, "trackfd", Py_False) < 0) {
         goto done;
     }
@@ -164,7 +165,7 @@ enter(State *state, const Reference *reference, PyObject *map, unsigned access,
 PyObject *
 attach_shared(State *state, const Reference *reference)
 {
-    bool writable = reference->access == MAPPING_WRITABLE;
+    bool writable = access_writes_through(reference->access);
     PyObject *map =
         registry_find_map(state, reference->py_token, reference->length,
                           reference->file_offset, &reference->id);
@@ -186,8 +187,10 @@ attach_shared(State *state, const Reference *reference)
         registry_find_map(state, reference->py_token, reference->length,
                           reference->file_offset, &reference->id);
     if (known != NULL || PyErr_Occurred() ||
-        enter(state, reference, map, writable ? MAPPING_WRITABLE : 0, true) <
-            0) {
+        enter(state, reference, map,
+              (writable ? MAPPING_WRITABLE : 0) |
+                  (reference->access & MAPPING_REQUESTED),
+              true) < 0) {
         core_set(&map, known);
     }
     return map;
@@ -196,7 +199,7 @@ attach_shared(State *state, const Reference *reference)
 PyObject *
 attach_own(State *state, const Reference *reference, int fd, bool private)
 {
-    bool writable = private || reference->access == MAPPING_WRITABLE;
+    bool writable = private || access_writes_through(reference->access);
     unsigned access =
         (writable ? MAPPING_WRITABLE : 0) | (private ? MAPPING_PRIVATE : 0);
     PyObject *map = map_file(state, reference, fd, private, writable);

@@ -74,7 +74,7 @@ put_descriptor(Source *self, int fd)
 static PyObject *
 make_map(Source *self, bool private)
 {
-    bool writable = !private && self->reference.access == MAPPING_WRITABLE;
+    bool writable = !private && access_writes_through(self->reference.access);
     int fd = writable ? attach_open(self->state, &self->reference, true)
                       : take_descriptor(self);
     if (fd < 0) {

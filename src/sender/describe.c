@@ -95,8 +95,11 @@ find_readers(const State *state, const Plan *plan)
         (!by_reference && plan_is_shared(state, plan))) {
         return "none";
     }
-    return by_reference && !(plan->layout.flags & LAYOUT_PRIVATE) ? "file"
-                                                                  : "task";
+    if (!by_reference || plan->layout.flags & LAYOUT_PRIVATE) {
+        return "task";
+    }
+    return plan->backing->mapping.access & MAPPING_REQUESTED ? "shared"
+                                                             : "file";
 }
 
 static int

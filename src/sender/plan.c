@@ -89,8 +89,11 @@ has_temporary_name(State *state, PyObject *array)
 bool
 plan_is_shared(const State *state, const Plan *plan)
 {
-    return plan->memmap != NULL && memmap_is_shared(state, plan->memmap) &&
-           plan->backing != NULL && !backing_is_private(plan->backing);
+    if (plan->backing == NULL || backing_is_private(plan->backing)) {
+        return false;
+    }
+    return plan->backing->mapping.access & MAPPING_REQUESTED ||
+           (plan->memmap != NULL && memmap_is_shared(state, plan->memmap));
 }
 
 /* What is otherwise referable, but not in a result. */

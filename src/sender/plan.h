@@ -43,8 +43,8 @@ int plan_make(State *state, PyArrayObject *array, const Terms *terms,
               Plan *plan);
 void plan_clear(Plan *plan);
 
-/* What a task writes there is meant for others too, as np.memmap's mode says.
- */
+/* What a task writes there is meant for others too: as np.memmap's mode says,
+ * or as the memory was made to be. */
 bool plan_is_shared(const State *state, const Plan *plan);
 
 /* The patches of a plan are in its message: those of later views leave them

@@ -10,8 +10,9 @@
 #include "registry.h"
 #include "sender/outgoing.h"
 
-/* Borrowed: the outermost np.memmap in the chain of bases, or NULL. What it
- * says of itself serves where there is no map table. */
+/* Borrowed: the outermost np.memmap in the chain of bases of `array`, which may
+ * be NULL, or NULL. What it says of itself serves where there is no map table.
+ */
 static PyObject *
 find_memmap(const State *state, PyArrayObject *array)
 {
@@ -104,7 +105,8 @@ backing_without_table(State *state, PyArrayObject *array, char *start,
                                     (unsigned)sharing);
 }
 
-/* New reference: the backing of all of an mmap.mmap. */
+/* New reference: the backing of all of an mmap.mmap, which `array` lies in, if
+ * there is one yet. */
 static Backing *
 of_mmap(State *state, PyArrayObject *array, PyObject *owner)
 {
@@ -174,6 +176,7 @@ find_mmap(State *state, PyArrayObject *array, const Owner *owner,
     if (known == NULL || known->place.owner_address != owner->object) {
         known = registry_of_owner(state, owner->object);
     }
+    bool requested = known != NULL && known->mapping.access & MAPPING_REQUESTED;
     if (known != NULL && known->reach.checked != message) {
         int unmoved = is_unmoved(known, owner->object);
         if (unmoved < 0) {
@@ -190,6 +193,9 @@ find_mmap(State *state, PyArrayObject *array, const Owner *owner,
         Backing *fresh = of_mmap(state, array, owner->object);
         if (fresh == NULL) {
             return NULL;
+        }
+        if (requested) {
+            backing_set_requested(fresh);
         }
         /* That has released the GIL: another thread may have been quicker, and
          * its token may be in a message already. */
@@ -311,4 +317,18 @@ resolve_backing(State *state, PyArrayObject *array, const Owner *owner,
     return owner->kind == OWNER_MMAP
                ? find_mmap(state, array, owner, message)
                : find_foreign_owner(state, owner, low, high, message);
+}
+
+int
+resolve_request(State *state, PyObject *map)
+{
+    Owner owner = {.kind = OWNER_MMAP, .object = map, .last_array = map};
+    Backing *backing = of_mmap(state, NULL, map);
+    if (backing == NULL) {
+        return -1;
+    }
+    backing_set_requested(backing);
+    int result = add_owned(state, backing, &owner);
+    Py_DECREF((PyObject *)backing);
+    return result;
 }

@@ -11,4 +11,8 @@
 Backing *resolve_backing(State *state, PyArrayObject *array, const Owner *owner,
                          char *low, char *high, uint64_t message);
 
+/* Registers `map`, an mmap.mmap that was just made to be shared: 0, or -1 with
+ * an exception. */
+int resolve_request(State *state, PyObject *map);
+
 #endif
