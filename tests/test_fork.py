@@ -94,7 +94,8 @@ def test_results(tmp_path):
         assert not np.shares_memory(result, inherited)
         inherited[3] = 33
         assert result[96] == 33
-        assert type(result.base) is np.memmap and result.base._mmap is not inherited._mmap
+        assert type(result.base) is np.memmap
+        assert result.base._mmap is not inherited._mmap
         inherited._mmap.close()
         assert result[96] == 33
     """

@@ -137,6 +137,10 @@ def test_fuzzer_finds_faults_of_batches(folder, monkeypatch, change):
     views = [np.zeros(3) for _ in range(3)]
     fuzzer.check_tasks(views)
     monkeypatch.setattr(fuzz_layout, "read_tasks", change_tasks)
-    with pytest.raises(AssertionError):
+
+    def check_often():
         for _ in range(20):
             fuzzer.check_tasks(views)
+
+    with pytest.raises(AssertionError):
+        check_often()
