@@ -93,7 +93,8 @@ typedef struct State {
     PagemapSource pagemap;
 
     /* What threads do now: the messages that they write (Outgoing), the tasks
-     * that they make ready (take.c). Borrowed: each takes itself out. */
+     * that they make ready (receiver/task.c). Borrowed: each takes itself out.
+     */
     ThreadLink *outgoing, *tasks;
 
     /* What this process had open when that message was written: reach.c. */

@@ -233,9 +233,8 @@ is_deep(Outgoing *message, PyObject *array)
     }
     switch (message->phase) {
     case PHASE_OWN_OBJECTS:
-        message->entangled |= scan_is_argument(message, array);
-        return true;
     case PHASE_OBJECTS:
+        scan_meet(message, array);
         return true;
     case PHASE_PART:
         return !scan_is_argument(message, array);
