@@ -5,6 +5,7 @@
 #include "backing.h"
 #include "errors.h"
 #include "fork.h"
+#include "os/system.h"
 #include "receiver/attach.h"
 #include "receiver/pending.h"
 #include "receiver/rebuild.h"
@@ -185,7 +186,8 @@ module_exec(PyObject *module)
         errors_init(state) < 0 || attach_init(state) < 0 ||
         owner_init(state) < 0 || memmap_init(state) < 0 ||
         scan_init(state) < 0 || init_types(state, module) < 0 ||
-        registry_init(state) < 0) {
+        registry_init(state) < 0 ||
+        PyModule_AddStringConstant(module, "SYSTEM", system_name()) < 0) {
         return -1;
     }
     return 0;

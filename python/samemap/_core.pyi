@@ -4,6 +4,9 @@ from typing import Any, final
 
 import numpy as np
 
+# Which system the module was built for: "linux", or "none" for what knows nothing.
+SYSTEM: str
+
 _Array = np.ndarray[Any, np.dtype[Any]]
 _Reduction = tuple[Any, ...]
 
