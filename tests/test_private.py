@@ -175,6 +175,7 @@ def source(modified):
     return attach(*reference)
 
 
+@pytest.mark.needs_pagemap
 def test_damaged_elements(source):
     """Patches are for private maps: shared ones, and bytes, are not written to."""
     for memory in (source, bytes(8), bytearray(8)):

@@ -57,7 +57,10 @@ DESCRIPTORS = MAPS and prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 1
 
 # Markers of tests: whether what they need is there, and what it means if not.
 NEEDS = {
-    "needs_maps": (MAPS, "nobody tells which file is mapped: no /proc, or SAMEMAP_OS=none"),
+    "needs_maps": (
+        MAPS,
+        "nobody tells which file is mapped: no /proc, or SAMEMAP_OS=none",
+    ),
     "needs_procmap_query": (PROCMAP_QUERY, "this kernel has no PROCMAP_QUERY"),
     "needs_pagemap": (PAGEMAP, "nobody tells which pages of a private map changed"),
     "needs_descriptors": (DESCRIPTORS, "workers can't open this process's descriptors"),
