@@ -65,6 +65,7 @@
     X(PyObject, by_owner)                                                      \
     X(PyObject, by_token)                                                      \
     /* Modes of np.memmap. */                                                  \
+    X(PyObject, str_r)                                                         \
     X(PyObject, str_r_plus)                                                    \
     X(PyObject, str_w_plus)
 

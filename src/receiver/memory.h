@@ -12,6 +12,10 @@ typedef struct {
     char *data;         /* address of the byte at offset `low` */
     npy_intp low, high; /* the offsets that are there */
     bool writable;
+    /* Owned: the base of views in an np.memmap, and (only an address) the tuple
+     * that it was made for; or NULL. */
+    PyObject *root;
+    const void *root_tuple;
 } Memory;
 
 /* All of an mmap.mmap that is in the registry, or all of bytes or a bytearray:

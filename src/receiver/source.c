@@ -87,7 +87,7 @@ make_map(Source *self, bool private)
     return map;
 }
 
-const Memory *
+Memory *
 source_get(Source *self, SourceKind kind)
 {
     Memory *memory = kind == SOURCE_SHARED ? &self->shared

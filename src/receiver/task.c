@@ -82,7 +82,7 @@ make_array(Task *task, const Pending *pending)
     if (Py_TYPE(view->source) != state->source_type) {
         array = copy_array(state, view);
     } else {
-        const Memory *memory =
+        Memory *memory =
             pieces_get(state, (Source *)view->source, view->low, view->high);
         array = memory != NULL ? view_build(state, view, memory) : NULL;
     }
