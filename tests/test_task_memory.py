@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 from joblib.externals.loky.backend import queues
+from samemap import _core
 from support.batches import run_in_batches
 from support.own_memory import maps_of, number_of_maps, subtract_mean
 
@@ -277,6 +278,32 @@ def test_arguments_as_results(backend, tmp_path, make, return_as):
 def add_and_return(array, number):
     array += number
     return array
+
+
+def test_calls_that_change_the_arguments():
+    """A call that makes an argument may change those lists that the task goes by."""
+    grown = [[] for _ in range(20)]
+    emptied, shortened = [], {}
+
+    def change():
+        for some in grown:
+            some.append(1)
+        emptied.clear()
+        shortened.clear()
+        return "made"
+
+    emptied.append(_core.pending_call(change))
+    emptied += [_core.pending_call(list, [str(i)]) for i in range(20)]
+    shortened.update(enumerate(emptied[1:]))
+    args = (emptied, shortened, grown)
+    found = _core.run(lambda *args: args, args, {})
+    assert found == ([], {}, [[1]] * 20)
+    inner = [_core.pending_call(lambda: inner.clear() or "made"), *range(9)]
+    assert _core.run(list, ([_core.pending_call(list, inner)],), {}) == [["made"]]
+    new = _core.pending_call(int)
+    late = [_core.pending_call(lambda: late.append(new)), 1]
+    with pytest.raises(RuntimeError, match="changed while"):
+        _core.run(list, (late,), {})
 
 
 def test_threads_have_no_copies(tmp_path):

@@ -22,8 +22,8 @@ int memory_of(State *state, PyObject *owner, Memory *memory);
  * those of a mapping: 0 or -1. */
 int memory_allocate(npy_intp low, npy_intp high, Memory *memory);
 
-/* The bytes still are where they were: an mmap.mmap can be closed and resized by
- * whoever gets to it. */
+/* The bytes still are where they were: an mmap.mmap can be closed and resized
+ * by whoever gets to it. */
 bool memory_is_there(const Memory *memory);
 
 void memory_clear(Memory *memory);

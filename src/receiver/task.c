@@ -145,9 +145,11 @@ clear_task(Task *task)
 {
     for (size_t i = 0; i < task->node_count; i++) {
         Py_XDECREF(task->nodes[i].copy);
+        Py_DECREF(task->nodes[i].object);
     }
     for (size_t i = 0; i < task->item_count; i++) {
         Py_XDECREF(task->items[i].array);
+        Py_DECREF((PyObject *)task->items[i].pending);
     }
     for (size_t i = 0; i < task->piece_count; i++) {
         memory_clear(&task->pieces[i].memory);

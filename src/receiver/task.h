@@ -11,13 +11,13 @@ typedef struct Task Task;
 
 /* A list, tuple or dict among the arguments. */
 typedef struct {
-    PyObject *object; /* borrowed: the arguments hold it */
+    PyObject *object; /* owned: a call may take it out of the arguments */
     bool leads;       /* to something pending */
     PyObject *copy;   /* owned, or NULL */
 } Node;
 
 typedef struct {
-    Pending *pending; /* borrowed: the arguments hold it */
+    Pending *pending; /* owned, as that */
     PyObject *array;  /* owned, or NULL */
     bool begun;       /* it is made, or being made */
 } Item;
