@@ -8,8 +8,15 @@ import pytest
 from joblib import Parallel, delayed
 from joblib.externals.loky.backend import queues
 from samemap import _core
+from samemap._errors import BackingNotFoundError
+from support import references
 from support.batches import run_in_batches
+from support.encoding import PRIVATE, encode
 from support.own_memory import maps_of, number_of_maps, subtract_mean
+from support.references import reference
+
+# In a message of another process, which is gone.
+ELSEWHERE = {"token": references.ELSEWHERE, "pid": references.NOBODY}
 
 WINDOWS, WIDTH, STEP = 160, 60, 20
 COUNT = STEP * WINDOWS + WIDTH
@@ -304,6 +311,21 @@ def test_calls_that_change_the_arguments():
     late = [_core.pending_call(lambda: late.append(new)), 1]
     with pytest.raises(RuntimeError, match="changed while"):
         _core.run(list, (late,), {})
+
+
+def test_memory_that_could_not_be_made(tmp_path):
+    """A call that goes on after an error gets it again, also for no elements."""
+    array = private_memmap(tmp_path, np.arange(9.0))
+    source = _core.attach(*{**reference(array), **ELSEWHERE}.values())
+    (tmp_path / "numbers").unlink()
+
+    def load():
+        for shape in (9,), (0,), (9,):
+            with pytest.raises(BackingNotFoundError):
+                _core.rebuild(source, encode("f8", shape, flags=PRIVATE))
+        return "made"
+
+    assert _core.run(list, ([_core.pending_call(load)],), {}) == ["made"]
 
 
 def test_threads_have_no_copies(tmp_path):

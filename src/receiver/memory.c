@@ -73,6 +73,14 @@ memory_is_there(const Memory *memory)
 }
 
 void
+memory_share(const Memory *memory, Memory *other)
+{
+    *other = *memory;
+    Py_XINCREF(other->owner);
+    Py_XINCREF((PyObject *)other->backing);
+}
+
+void
 memory_clear(Memory *memory)
 {
     Py_CLEAR(memory->owner);

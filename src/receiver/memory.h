@@ -26,6 +26,9 @@ int memory_allocate(npy_intp low, npy_intp high, Memory *memory);
  * by whoever gets to it. */
 bool memory_is_there(const Memory *memory);
 
+/* `other`, which has none, becomes the same memory. */
+void memory_share(const Memory *memory, Memory *other);
+
 void memory_clear(Memory *memory);
 
 static inline char *

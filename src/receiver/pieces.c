@@ -67,12 +67,17 @@ pieces_make(Task *task)
             return -1;
         }
     }
-    for (size_t i = 0; i < task->piece_count; i++) {
-        Piece *piece = &task->pieces[i];
+    /* The pieces may move and become more meanwhile: a finaliser runs, and
+     * reads a message. Those have their memory. */
+    const size_t count = task->piece_count;
+    for (size_t i = 0; i < count; i++) {
+        Memory memory = {0};
+        const Piece *piece = &task->pieces[i];
         if (source_make(piece->source, piece->low, piece->high, piece->may_copy,
-                        &piece->memory) < 0) {
+                        &memory) < 0) {
             return -1;
         }
+        task->pieces[i].memory = memory;
     }
     return 0;
 }
@@ -82,29 +87,37 @@ find_piece(Task *task, const Source *source, npy_intp low, npy_intp high)
 {
     for (size_t i = 0; i < task->piece_count; i++) {
         const Piece *piece = &task->pieces[i];
-        if (same_mapping(piece->source, source) && low >= piece->memory.low &&
-            high <= piece->memory.high) {
+        if (same_mapping(piece->source, source) &&
+            piece->memory.owner != NULL && low >= piece->memory.low &&
+            high <= piece->memory.high && memory_is_there(&piece->memory)) {
             return &piece->memory;
         }
     }
     return NULL;
 }
 
-const Memory *
-pieces_get(State *state, Source *source, npy_intp low, npy_intp high)
+int
+pieces_get(State *state, Source *source, npy_intp low, npy_intp high,
+           Memory *memory)
 {
     Task *task = (Task *)(void *)threadlist_current(state->tasks);
+    const Memory *known;
     if (task == NULL) {
-        return NULL;
+        return 0;
     }
-    const Memory *memory = find_piece(task, source, low, high);
-    if (memory != NULL) {
-        return memory;
+    if ((known = find_piece(task, source, low, high)) != NULL) {
+        memory_share(known, memory);
+        return 1;
+    }
+    /* The piece after the memory: one without would be found. */
+    if (source_make(source, low, high, false, memory) < 0) {
+        return -1;
     }
     Piece *piece = add_piece(task, source, low, high, false);
-    if (piece == NULL ||
-        source_make(source, low, high, false, &piece->memory) < 0) {
-        return NULL;
+    if (piece == NULL) {
+        memory_clear(memory);
+        return -1;
     }
-    return &piece->memory;
+    memory_share(memory, &piece->memory);
+    return 1;
 }

@@ -82,9 +82,12 @@ make_array(Task *task, const Pending *pending)
     if (Py_TYPE(view->source) != state->source_type) {
         array = copy_array(state, view);
     } else {
-        const Memory *memory =
-            pieces_get(state, (Source *)view->source, view->low, view->high);
-        array = memory != NULL ? view_build(state, view, memory) : NULL;
+        Memory memory = {0};
+        int found = pieces_get(state, (Source *)view->source, view->low,
+                               view->high, &memory);
+        assert(found != 0); /* this thread is in a task */
+        array = found > 0 ? view_build(state, view, &memory) : NULL;
+        memory_clear(&memory);
     }
     if (array != NULL && pending->finish != NULL) {
         core_set(&array, PyObject_CallFunctionObjArgs(
