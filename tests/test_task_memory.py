@@ -1,6 +1,7 @@
 """What a task gets is its own: from the other tasks of its batch, until it ends."""
 
 import gc
+import time
 import weakref
 
 import numpy as np
@@ -326,6 +327,31 @@ def test_memory_that_could_not_be_made(tmp_path):
         return "made"
 
     assert _core.run(list, ([_core.pending_call(load)],), {}) == ["made"]
+
+
+def many_maps(given, count):
+    """Views of as many private mappings."""
+    layout = encode("f8", (3,), flags=PRIVATE)
+    tokens = [i.to_bytes(16, "little") for i in range(1, count + 1)]
+    sources = [_core.attach(*{**given, "token": token}.values()) for token in tokens]
+    return [_core.pending(source, layout) for source in sources]
+
+
+def seconds(args):
+    """Measure how long a task takes to get its arguments, when nothing disturbs."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        _core.run(len, (args,), {})
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@pytest.mark.parametrize("make", [many_maps])
+def test_time_grows_with_the_arguments(tmp_path, make):
+    """Sixteen times as much takes sixteen times as long, not its square."""
+    given = reference(private_memmap(tmp_path, np.arange(9.0)))
+    assert seconds(make(given, 16_000)) < 64 * seconds(make(given, 1000))
 
 
 def test_threads_have_no_copies(tmp_path):

@@ -161,6 +161,7 @@ clear_task(Task *task)
     PyMem_Free(task->nodes != task->few_nodes ? task->nodes : NULL);
     PyMem_Free(task->items != task->few_items ? task->items : NULL);
     PyMem_Free(task->pieces != task->few_pieces ? task->pieces : NULL);
+    idmap_clear(&task->first_pieces);
     idmap_clear(&task->places);
 }
 
@@ -177,7 +178,7 @@ take(State *state, PyObject *object)
     task.pieces = task.few_pieces;
     task.node_count = task.item_count = task.piece_count = 0;
     task.node_room = task.item_room = task.piece_room = FEW;
-    task.places = (IdMap){NULL, 0, 0};
+    task.places = task.first_pieces = (IdMap){NULL, 0, 0};
     if (arguments_find(&task, object) < 0) {
         goto done;
     }
