@@ -337,6 +337,14 @@ def many_maps(given, count):
     return [_core.pending(source, layout) for source in sources]
 
 
+def chain(given, count):
+    """A list of lists, each with the one before it."""
+    links = [many_maps(given, 1)]
+    for _ in range(count):
+        links.append(links[-1:])
+    return links
+
+
 def seconds(args):
     """Measure how long a task takes to get its arguments, when nothing disturbs."""
     times = []
@@ -347,7 +355,7 @@ def seconds(args):
     return min(times)
 
 
-@pytest.mark.parametrize("make", [many_maps])
+@pytest.mark.parametrize("make", [many_maps, chain])
 def test_time_grows_with_the_arguments(tmp_path, make):
     """Sixteen times as much takes sixteen times as long, not its square."""
     given = reference(private_memmap(tmp_path, np.arange(9.0)))

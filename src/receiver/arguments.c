@@ -151,8 +151,20 @@ leads(Task *task, PyObject *object)
     return place >= 0 && task->nodes[place].leads;
 }
 
-/* Containers stand before what they hold, cycles apart: so from the end, and
- * again for as long as something changes. */
+/* True if this is new. */
+static bool
+mark(Task *task, Node *node)
+{
+    if (node->leads || for_each(task, node->object, leads) == 0) {
+        return false;
+    }
+    node->leads = true;
+    return true;
+}
+
+/* Most containers stand before what they hold: so from the end. What several
+ * hold stands before the later ones, as in a list of the links of a chain: so
+ * from the start as well; and again for as long as something changes. */
 void
 arguments_mark(Task *task)
 {
@@ -160,10 +172,10 @@ arguments_mark(Task *task)
     while (changed) {
         changed = false;
         for (size_t i = task->node_count; i-- > 0;) {
-            Node *node = &task->nodes[i];
-            if (!node->leads && for_each(task, node->object, leads) != 0) {
-                node->leads = changed = true;
-            }
+            changed |= mark(task, &task->nodes[i]);
+        }
+        for (size_t i = 0; changed && i < task->node_count; i++) {
+            mark(task, &task->nodes[i]);
         }
     }
 }
