@@ -58,6 +58,31 @@ memory_allocate(npy_intp low, npy_intp high, Memory *memory)
     return 0;
 }
 
+bool
+memory_is_there(const Memory *memory)
+{
+    Py_buffer buffer;
+    if (memory->backing == NULL) {
+        return true;
+    }
+    if (PyObject_GetBuffer(memory->owner, &buffer, PyBUF_SIMPLE) < 0) {
+        PyErr_Clear(); /* closed */
+        return false;
+    }
+    bool same = buffer.buf == memory->data && buffer.len == memory->high;
+    PyBuffer_Release(&buffer);
+    return same;
+}
+
+void
+memory_share(const Memory *memory, Memory *other)
+{
+    *other = *memory;
+    Py_XINCREF(other->owner);
+    Py_XINCREF((PyObject *)other->backing);
+    Py_XINCREF(other->root);
+}
+
 void
 memory_clear(Memory *memory)
 {

@@ -26,6 +26,13 @@ int memory_of(State *state, PyObject *owner, Memory *memory);
  * those of a mapping: 0 or -1. */
 int memory_allocate(npy_intp low, npy_intp high, Memory *memory);
 
+/* The bytes still are where they were: an mmap.mmap can be closed and resized
+ * by whoever gets to it. */
+bool memory_is_there(const Memory *memory);
+
+/* `other`, which has none, becomes the same memory. */
+void memory_share(const Memory *memory, Memory *other);
+
 void memory_clear(Memory *memory);
 
 static inline char *

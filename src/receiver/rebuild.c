@@ -6,8 +6,8 @@
 #include "receiver/pieces.h"
 #include "receiver/view.h"
 
-/* The view's private memory, into *memory or as a borrowed pointer to one that
- * others share; NULL with an exception. */
+/* The view's private memory, in *memory or as a borrowed pointer to that of the
+ * source; NULL with an exception. */
 static Memory *
 get_private(State *state, const View *view, Memory *memory)
 {
@@ -18,10 +18,10 @@ get_private(State *state, const View *view, Memory *memory)
                    ? memory
                    : NULL;
     }
-    Memory *shared = pieces_get(state, source, view->low, view->high);
-    if (shared == NULL && !PyErr_Occurred()) {
-        shared = source_get(source, SOURCE_PRIVATE);
-    }
+    int found = pieces_get(state, source, view->low, view->high, memory);
+    Memory *shared = found > 0    ? memory
+                     : found == 0 ? source_get(source, SOURCE_PRIVATE)
+                                  : NULL;
     if (shared != NULL) {
         /* Nobody has written there yet: all of a message is read before. */
         patches_apply(&source->patches, view->low, view->high,

@@ -93,9 +93,10 @@ source_get(Source *self, SourceKind kind)
     Memory *memory = kind == SOURCE_SHARED ? &self->shared
                      : kind == SOURCE_OWN  ? &self->own
                                            : &self->private;
-    if (memory->owner != NULL) {
+    if (memory->owner != NULL && memory_is_there(memory)) {
         return memory;
     }
+    memory_clear(memory);
     PyObject *map = kind == SOURCE_SHARED
                         ? attach_shared(self->state, &self->reference)
                         : make_map(self, kind == SOURCE_PRIVATE);

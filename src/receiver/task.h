@@ -11,13 +11,13 @@ typedef struct Task Task;
 
 /* A list, tuple or dict among the arguments. */
 typedef struct {
-    PyObject *object; /* borrowed: the arguments hold it */
+    PyObject *object; /* owned: a call may take it out of the arguments */
     bool leads;       /* to something pending */
     PyObject *copy;   /* owned, or NULL */
 } Node;
 
 typedef struct {
-    Pending *pending; /* borrowed: the arguments hold it */
+    Pending *pending; /* owned, as that */
     PyObject *array;  /* owned, or NULL */
     bool begun;       /* it is made, or being made */
 } Item;
@@ -28,6 +28,7 @@ typedef struct {
     npy_intp low, high; /* what the views span together */
     bool may_copy;
     Memory memory;
+    intptr_t next; /* index of the next one with the same key, or -1 */
 } Piece;
 
 /* Most tasks have few arguments: so many need no memory but the stack, and no
@@ -46,6 +47,7 @@ struct Task {
     size_t item_count, item_room;
     Piece *pieces;
     size_t piece_count, piece_room;
+    IdMap first_pieces; /* index of the first piece, by a key of its mapping */
     IdMap places; /* index of a container in nodes or of a Pending in items,
                    * once there are more than a few of them */
     Node few_nodes[FEW];
