@@ -137,7 +137,8 @@ def share(array: npt.ArrayLike) -> Array:
     outwards = sorted(range(source.ndim), key=lambda axis: -abs(source.strides[axis]))
     ordered = source.transpose(outwards)
     if ordered.flags.c_contiguous and ordered.nbytes:
-        memory = _core.shared_memory(ordered.nbytes, ordered.reshape(-1).view(np.uint8))
+        flat = ordered.reshape(-1).view(np.uint8)
+        memory = _core.shared_memory(ordered.nbytes, flat.data)
         result = _on_memory(memory, ordered.shape, ordered.dtype, "C")
     else:
         result = empty(ordered.shape, ordered.dtype)
