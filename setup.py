@@ -24,7 +24,7 @@ if os.environ.get("SAMEMAP_WERROR") == "1":
 
 sanitizers = os.environ.get("SAMEMAP_SANITIZE")
 if sanitizers:
-    flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+    flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-UNDEBUG"]
     compile_args += [*flags, "-g", "-O1", "-fno-omit-frame-pointer"]
     link_args += flags
 

@@ -3,18 +3,21 @@
 #include "core.h"
 
 #include "backing.h"
-#include "sender/describe.h"
+#include "errors.h"
+#include "receiver/attach.h"
 #include "receiver/pending.h"
 #include "receiver/rebuild.h"
 #include "receiver/source.h"
 #include "receiver/take.h"
-#include "sender/outgoing.h"
-#include "sender/reduce.h"
-#include "sender/shared.h"
 #include "registry.h"
+#include "sender/describe.h"
+#include "sender/outgoing.h"
+#include "sender/owner.h"
+#include "sender/reduce.h"
+#include "sender/scan.h"
+#include "sender/shared.h"
 #include "state.h"
-
-#include <string.h>
+#include "wire/memmap.h"
 
 /* In a forked child: what was mapped goes on, but new tokens must differ from
  * the parent's, the map table is another, and the parent's other threads,
@@ -78,8 +81,7 @@ set_pagemap(PyObject *module, PyObject *name)
 static PyObject *
 known(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    State *state = PyModule_GetState(module);
-    return PyLong_FromSsize_t(PyDict_Size(state->by_owner));
+    return PyLong_FromSize_t(registry_count_all(PyModule_GetState(module)));
 }
 
 PyDoc_STRVAR(
@@ -153,157 +155,6 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* New reference: attribute `name` of module `module_name`. */
-static PyObject *
-import_from(const char *module_name, const char *name)
-{
-    PyObject *module = PyImport_ImportModule(module_name);
-    if (module == NULL) {
-        return NULL;
-    }
-    PyObject *value = PyObject_GetAttrString(module, name);
-    Py_DECREF(module);
-    return value;
-}
-
-static int
-init_names(State *state)
-{
-#define INTERN(name)                                       \
-    state->str_##name = PyUnicode_InternFromString(#name); \
-    if (state->str_##name == NULL) {                       \
-        return -1;                                         \
-    }
-    STATE_NAMES(INTERN)
-#undef INTERN
-    state->str_r_plus = PyUnicode_InternFromString("r+");
-    state->str_w_plus = PyUnicode_InternFromString("w+");
-    return state->str_r_plus != NULL && state->str_w_plus != NULL ? 0 : -1;
-}
-
-static int
-init_errors(State *state)
-{
-    struct {
-        const char *name;
-        PyObject **where;
-    } errors[] = {
-        {"BackingError", &state->backing_error},
-        {"BackingNotFoundError", &state->not_found_error},
-        {"BackingReplacedError", &state->replaced_error},
-        {"BackingTruncatedError", &state->truncated_error},
-        {"BackingPermissionError", &state->permission_error},
-        {"StrictError", &state->strict_error},
-        {"MessageVersionError", &state->version_error},
-    };
-    for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++) {
-        *errors[i].where = import_from("samemap._errors", errors[i].name);
-        if (*errors[i].where == NULL) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
-/* mmap.mmap, and the values that it is called with. */
-static int
-init_mmap(State *state)
-{
-    PyObject *hex = import_from("sys", "hexversion");
-    long read, write;
-    PyObject *py_write = NULL;
-    int result = -1;
-    state->mmap_type = (PyTypeObject *)import_from("mmap", "mmap");
-    state->mmap_shared = import_from("mmap", "MAP_SHARED");
-    state->mmap_private = import_from("mmap", "MAP_PRIVATE");
-    state->prot_read = import_from("mmap", "PROT_READ");
-    py_write = import_from("mmap", "PROT_WRITE");
-    if (hex == NULL || state->mmap_type == NULL || state->mmap_shared == NULL ||
-        state->mmap_private == NULL || state->prot_read == NULL ||
-        py_write == NULL) {
-        goto done;
-    }
-    read = PyLong_AsLong(state->prot_read);
-    write = PyLong_AsLong(py_write);
-    state->prot_write = PyLong_FromLong(read | write);
-    state->mmap_has_trackfd = PyLong_AsLong(hex) >= 0x030D0000;
-    result = state->prot_write != NULL && !PyErr_Occurred() ? 0 : -1;
-done:
-    Py_XDECREF(hex);
-    Py_XDECREF(py_write);
-    return result;
-}
-
-/* What as_strided puts between its result and the array has no public name:
- * take its type from a result. */
-static int
-init_dummy_array(State *state)
-{
-    int result = -1;
-    npy_intp one = 1;
-    PyObject *as_strided = import_from("numpy.lib.stride_tricks", "as_strided");
-    PyObject *array = PyArray_ZEROS(1, &one, NPY_INT8, 0);
-    PyObject *view = NULL, *base = NULL;
-    if (as_strided != NULL && array != NULL) {
-        view = core_call(as_strided, array);
-    }
-    if (view != NULL) {
-        base = PyObject_GetAttrString(view, "base");
-    }
-    if (base != NULL) {
-        state->dummy_array_type =
-            (PyTypeObject *)Py_NewRef((PyObject *)Py_TYPE(base));
-        result = 0;
-    }
-    Py_XDECREF(base);
-    Py_XDECREF(view);
-    Py_XDECREF(array);
-    Py_XDECREF(as_strided);
-    return result;
-}
-
-/* A subclass of np.memmap whose instances NumPy builds without a call of
- * Python code; rebuild.c then sets their __class__. */
-static int
-init_bare_memmap(State *state)
-{
-    PyObject *finalize =
-        PyObject_GetAttrString((PyObject *)&PyArray_Type, "__array_finalize__");
-    if (finalize == NULL) {
-        return -1;
-    }
-    state->bare_memmap_type = (PyTypeObject *)PyObject_CallFunction(
-        (PyObject *)&PyType_Type, "s(O){s()sN}", "bare_memmap",
-        (PyObject *)state->memmap_type, "__slots__", "__array_finalize__",
-        finalize);
-    return state->bare_memmap_type != NULL ? 0 : -1;
-}
-
-static int
-init_numpy(State *state)
-{
-    state->memmap_type = (PyTypeObject *)import_from("numpy", "memmap");
-    if (state->memmap_type == NULL || init_bare_memmap(state) < 0 ||
-        init_dummy_array(state) < 0) {
-        return -1;
-    }
-    for (int typenum = 0; typenum < STATE_TYPES; typenum++) {
-        /* Objects can't be mapped; the others have a length, or a unit, that
-         * the number alone doesn't say. */
-        if (typenum == NPY_OBJECT || typenum == NPY_STRING ||
-            typenum == NPY_UNICODE || typenum == NPY_VOID ||
-            typenum == NPY_DATETIME || typenum == NPY_TIMEDELTA) {
-            continue;
-        }
-        state->builtin_dtypes[typenum] =
-            (PyObject *)PyArray_DescrFromType(typenum);
-        if (state->builtin_dtypes[typenum] == NULL) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
 static int
 init_types(State *state, PyObject *module)
 {
@@ -335,25 +186,10 @@ init_types(State *state, PyObject *module)
     state->attach = PyObject_GetAttrString(module, "attach");
     state->rebuild = PyObject_GetAttrString(module, "rebuild");
     state->pending = PyObject_GetAttrString(module, "pending");
-    state->function_type = (PyTypeObject *)import_from("types", "FunctionType");
-    state->method_type = (PyTypeObject *)import_from("types", "MethodType");
-    state->partial_type = (PyTypeObject *)import_from("functools", "partial");
     return state->attach != NULL && state->rebuild != NULL &&
-                   state->pending != NULL && state->function_type != NULL &&
-                   state->method_type != NULL && state->partial_type != NULL
+                   state->pending != NULL
                ? 0
                : -1;
-}
-
-static int
-init_registry(State *state)
-{
-    state->by_owner = PyDict_New();
-    state->by_token = PyDict_New();
-    if (state->by_owner == NULL || state->by_token == NULL) {
-        return -1;
-    }
-    return registry_new_prefix(state);
 }
 
 static int
@@ -361,71 +197,26 @@ module_exec(PyObject *module)
 {
     State *state = PyModule_GetState(module);
     state->maptable = (MapTable)MAPTABLE_INIT; /* before anything can fail */
-    if (PyArray_ImportNumPyAPI() < 0 || init_names(state) < 0 ||
-        init_errors(state) < 0 || init_mmap(state) < 0 ||
-        init_numpy(state) < 0 || init_types(state, module) < 0 ||
-        init_registry(state) < 0) {
+    if (PyArray_ImportNumPyAPI() < 0 || state_init(state) < 0 ||
+        errors_init(state) < 0 || attach_init(state) < 0 ||
+        owner_init(state) < 0 || memmap_init(state) < 0 ||
+        scan_init(state) < 0 || init_types(state, module) < 0 ||
+        registry_init(state) < 0) {
         return -1;
     }
     return 0;
 }
 
-/* Every reference in the state, for traverse and clear alike. */
-#define VISIT_STATE(VISIT)  \
-    VISIT(mmap_type)        \
-    VISIT(memmap_type)      \
-    VISIT(bare_memmap_type) \
-    VISIT(dummy_array_type) \
-    VISIT(backing_type)     \
-    VISIT(outgoing_type)    \
-    VISIT(source_type)      \
-    VISIT(pending_type)     \
-    VISIT(attach)           \
-    VISIT(rebuild)          \
-    VISIT(pending)          \
-    VISIT(function_type)    \
-    VISIT(method_type)      \
-    VISIT(partial_type)     \
-    VISIT(backing_error)    \
-    VISIT(not_found_error)  \
-    VISIT(replaced_error)   \
-    VISIT(truncated_error)  \
-    VISIT(permission_error) \
-    VISIT(strict_error)     \
-    VISIT(version_error)    \
-    VISIT(mmap_shared)      \
-    VISIT(mmap_private)     \
-    VISIT(prot_read)        \
-    VISIT(prot_write)       \
-    VISIT(by_owner)         \
-    VISIT(by_token)
-
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)
 {
-    State *state = PyModule_GetState(module);
-#define VISIT(field) Py_VISIT(state->field);
-    VISIT_STATE(VISIT)
-#undef VISIT
-    return 0;
+    return state_traverse(PyModule_GetState(module), visit, arg);
 }
 
 static int
 module_clear(PyObject *module)
 {
-    State *state = PyModule_GetState(module);
-    state->last = NULL;
-#define CLEAR(field) Py_CLEAR(state->field);
-    VISIT_STATE(CLEAR)
-#undef CLEAR
-#define CLEAR_NAME(name) Py_CLEAR(state->str_##name);
-    STATE_NAMES(CLEAR_NAME)
-#undef CLEAR_NAME
-    Py_CLEAR(state->str_r_plus);
-    Py_CLEAR(state->str_w_plus);
-    for (int typenum = 0; typenum < STATE_TYPES; typenum++) {
-        Py_CLEAR(state->builtin_dtypes[typenum]);
-    }
+    state_clear(PyModule_GetState(module));
     return 0;
 }
 

@@ -173,6 +173,7 @@ backing_reduce(Backing *self, PyObject *Py_UNUSED(ignored))
     if (held < 0 || PyErr_Occurred()) {
         return NULL;
     }
+    assert(reach->path != NULL && reach->has_id && place->py_token != NULL);
     Reference reference = {
         .py_token = place->py_token,
         .py_path = reach->path,

@@ -18,6 +18,7 @@
 #endif
 #include <numpy/arrayobject.h>
 
+#include <assert.h> /* for invariants; off but in the sanitizers' build */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -80,3 +80,27 @@ errors_set_truncated(State *state, const char *path, int64_t expected,
               PyUnicode_FromFormat("at least %lld bytes", (long long)expected),
               PyUnicode_FromFormat("%lld bytes", (long long)found), 0);
 }
+
+int
+errors_init(State *state)
+{
+    struct {
+        const char *name;
+        PyObject **where;
+    } errors[] = {
+        {"BackingError", &state->backing_error},
+        {"BackingNotFoundError", &state->not_found_error},
+        {"BackingReplacedError", &state->replaced_error},
+        {"BackingTruncatedError", &state->truncated_error},
+        {"BackingPermissionError", &state->permission_error},
+        {"StrictError", &state->strict_error},
+        {"MessageVersionError", &state->version_error},
+    };
+    for (size_t i = 0; i < sizeof(errors) / sizeof(*errors); i++) {
+        *errors[i].where = state_import("samemap._errors", errors[i].name);
+        if (*errors[i].where == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}

@@ -20,4 +20,7 @@ void errors_set_truncated(State *state, const char *path, int64_t expected,
 /* New reference: str, the identity as people read it. */
 PyObject *errors_format_id(const FileId *id);
 
+/* Finds the classes: 0 or -1. */
+int errors_init(State *state);
+
 #endif

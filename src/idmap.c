@@ -59,6 +59,7 @@ idmap_add(IdMap *map, const void *key, intptr_t value)
     if (2 * (map->count + 1) > map->room && grow(map) < 0) {
         return -1;
     }
+    assert(idmap_find(map, key) == NULL);
     *find_slot(map, key) = (IdSlot){key, value};
     map->count++;
     return 0;

@@ -46,6 +46,8 @@ ranges_add(Ranges *set, char *low, char *high)
             (set->count - last) * sizeof(*set->items));
     set->items[first] = (Range){low, high};
     set->count = set->count + 1 - (last - first);
+    assert(first == 0 || set->items[first - 1].high < low);
+    assert(first + 1 == set->count || set->items[first + 1].low > high);
     return 0;
 }
 

@@ -95,6 +95,8 @@ registry_add(State *state, Backing *backing, PyObject *owner, bool by_token)
     if (callback == NULL) {
         return -1;
     }
+    assert(backing->place.owner_ref == NULL && backing->place.sibling == NULL);
+    assert(!by_token || backing->place.py_token != NULL);
     backing->place.owner_ref = PyWeakref_NewRef(owner, callback);
     Py_DECREF(callback);
     if (backing->place.owner_ref == NULL) {
@@ -218,10 +220,36 @@ registry_count(State *state, Backing *backing)
     state->own_maps++;
 }
 
+size_t
+registry_count_all(State *state)
+{
+    PyObject *key, *backing;
+    Py_ssize_t position = 0;
+    size_t count = 0;
+    while (PyDict_Next(state->by_owner, &position, &key, &backing)) {
+        for (Backing *each = (Backing *)backing; each != NULL;
+             each = each->place.sibling) {
+            count++;
+        }
+    }
+    return count;
+}
+
 void
 registry_after_fork(State *state)
 {
     PyDict_Clear(state->by_token);
+}
+
+int
+registry_init(State *state)
+{
+    state->by_owner = PyDict_New();
+    state->by_token = PyDict_New();
+    if (state->by_owner == NULL || state->by_token == NULL) {
+        return -1;
+    }
+    return registry_new_prefix(state);
 }
 
 int

@@ -34,6 +34,9 @@ void registry_count(State *state, Backing *backing);
 /* Takes `backing` out (its owner died, was closed or maps something else). */
 void registry_remove(State *state, Backing *backing);
 
+/* How many mappings are known. */
+size_t registry_count_all(State *state);
+
 /* In a forked child: messages are read on maps made here. Those of before the
  * fork may be missing (MADV_DONTFORK), and nobody has looked at their files
  * since. */
@@ -42,5 +45,8 @@ void registry_after_fork(State *state);
 /* New random prefix for the tokens: at import, and in a forked child, whose
  * new mappings are not its parent's. 0 or -1. */
 int registry_new_prefix(State *state);
+
+/* An empty registry: 0 or -1. */
+int registry_init(State *state);
 
 #endif

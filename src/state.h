@@ -26,6 +26,48 @@
     X(_mmap)           \
     X(__class__)
 
+/* Every reference that the state owns besides these names: its C type and its
+ * name, for the struct, for traverse and for clear. */
+#define STATE_REFERENCES(X)                                                    \
+    /* Types of others: of mmap, numpy, types and functools; a np.memmap       \
+     * without a Python finalizer (wire/memmap.c); what as_strided puts in     \
+     * between (owner.c). */                                                   \
+    X(PyTypeObject, mmap_type)                                                 \
+    X(PyTypeObject, memmap_type)                                               \
+    X(PyTypeObject, bare_memmap_type)                                          \
+    X(PyTypeObject, dummy_array_type)                                          \
+    X(PyTypeObject, function_type)                                             \
+    X(PyTypeObject, method_type)                                               \
+    X(PyTypeObject, partial_type)                                              \
+    /* Types of ours, and functions that messages name. */                     \
+    X(PyTypeObject, backing_type)                                              \
+    X(PyTypeObject, outgoing_type)                                             \
+    X(PyTypeObject, source_type)                                               \
+    X(PyTypeObject, pending_type)                                              \
+    X(PyObject, attach)                                                        \
+    X(PyObject, rebuild)                                                       \
+    X(PyObject, pending)                                                       \
+    /* Classes of samemap._errors. */                                          \
+    X(PyObject, backing_error)                                                 \
+    X(PyObject, not_found_error)                                               \
+    X(PyObject, replaced_error)                                                \
+    X(PyObject, truncated_error)                                               \
+    X(PyObject, permission_error)                                              \
+    X(PyObject, strict_error)                                                  \
+    X(PyObject, version_error)                                                 \
+    /* What mmap.mmap is called with. */                                       \
+    X(PyObject, mmap_shared)                                                   \
+    X(PyObject, mmap_private)                                                  \
+    X(PyObject, prot_read)                                                     \
+    X(PyObject, prot_write)                                                    \
+    /* The registry's dicts of Backings, which hold their owner weakly: by the \
+     * address of the owner, and by token (maps made for messages). */         \
+    X(PyObject, by_owner)                                                      \
+    X(PyObject, by_token)                                                      \
+    /* Modes of np.memmap. */                                                  \
+    X(PyObject, str_r_plus)                                                    \
+    X(PyObject, str_w_plus)
+
 typedef struct Backing Backing;
 
 typedef struct {
@@ -33,37 +75,17 @@ typedef struct {
 } Count;
 
 typedef struct State {
-    /* Types of others. */
-    PyTypeObject *mmap_type;        /* mmap.mmap */
-    PyTypeObject *memmap_type;      /* numpy.memmap */
-    PyTypeObject *bare_memmap_type; /* the same without a Python finalizer */
-    PyTypeObject *function_type, *method_type; /* of the module types */
-    PyTypeObject *partial_type;                /* functools.partial */
-    PyTypeObject *dummy_array_type; /* what as_strided puts in between */
-
-    /* Types and functions of ours that messages name. */
-    PyTypeObject *backing_type, *outgoing_type, *source_type, *pending_type;
-    PyObject *attach, *rebuild, *pending;
-
-    /* samemap._errors */
-    PyObject *backing_error, *not_found_error, *replaced_error;
-    PyObject *truncated_error, *permission_error, *strict_error;
-    PyObject *version_error;
-
+#define STATE_REFERENCE(type, name) type *name;
+    STATE_REFERENCES(STATE_REFERENCE)
+#undef STATE_REFERENCE
 #define STATE_NAME(name) PyObject *str_##name;
     STATE_NAMES(STATE_NAME)
 #undef STATE_NAME
-    PyObject *str_r_plus, *str_w_plus;     /* modes of np.memmap */
     PyObject *builtin_dtypes[STATE_TYPES]; /* by type number, or NULL */
 
-    /* How mmap.mmap is called: keyword names and the fixed values. */
-    PyObject *mmap_shared, *mmap_private, *prot_read, *prot_write;
     bool mmap_has_trackfd; /* CPython 3.13 */
 
-    /* Registry: both dicts hold Backings, which hold their owner weakly. */
-    PyObject *by_owner; /* {address of the owner: Backing} */
-    PyObject *by_token; /* {token: Backing}, shared maps only */
-    Backing *last;      /* borrowed from by_owner: the one asked for last */
+    Backing *last; /* borrowed from by_owner: the one asked for last */
     unsigned char token_prefix[8]; /* random, one a process */
     uint64_t token_count;
 
@@ -85,5 +107,16 @@ typedef struct State {
 
     Count by_reference, by_value[REASON_COUNT];
 } State;
+
+/* New reference: attribute `name` of module `module_name`; NULL with an
+ * exception. */
+PyObject *state_import(const char *module_name, const char *name);
+
+/* Sets the names and what NumPy and others have: 0 or -1. The rest of the state
+ * is set by the `<file>_init` of those who use it. */
+int state_init(State *state);
+
+int state_traverse(State *state, visitproc visit, void *arg);
+void state_clear(State *state);
 
 #endif

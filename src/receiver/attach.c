@@ -218,3 +218,30 @@ attach_is_full(State *state)
     }
     return state->own_maps >= maps / SHARE_OF_LIMIT;
 }
+
+int
+attach_init(State *state)
+{
+    PyObject *hex = state_import("sys", "hexversion");
+    long read, write;
+    PyObject *py_write = NULL;
+    int result = -1;
+    state->mmap_shared = state_import("mmap", "MAP_SHARED");
+    state->mmap_private = state_import("mmap", "MAP_PRIVATE");
+    state->prot_read = state_import("mmap", "PROT_READ");
+    py_write = state_import("mmap", "PROT_WRITE");
+    if (hex == NULL || state->mmap_shared == NULL ||
+        state->mmap_private == NULL || state->prot_read == NULL ||
+        py_write == NULL) {
+        goto done;
+    }
+    read = PyLong_AsLong(state->prot_read);
+    write = PyLong_AsLong(py_write);
+    state->prot_write = PyLong_FromLong(read | write);
+    state->mmap_has_trackfd = PyLong_AsLong(hex) >= 0x030D0000;
+    result = state->prot_write != NULL && !PyErr_Occurred() ? 0 : -1;
+done:
+    Py_XDECREF(hex);
+    Py_XDECREF(py_write);
+    return result;
+}

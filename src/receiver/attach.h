@@ -21,4 +21,7 @@ PyObject *attach_own(State *state, const Reference *reference, int fd,
 /* This process has as many mappings made by attach_own as it should. */
 bool attach_is_full(State *state);
 
+/* Finds the values that mmap.mmap is called with: 0 or -1. */
+int attach_init(State *state);
+
 #endif

@@ -30,6 +30,7 @@ void memory_clear(Memory *memory);
 static inline char *
 memory_at(const Memory *memory, npy_intp offset)
 {
+    assert(offset >= memory->low && offset <= memory->high);
     return memory->data + (offset - memory->low);
 }
 

@@ -79,7 +79,7 @@ static int
 pending_traverse(Pending *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
-    Py_VISIT(self->view.header);
+    Py_VISIT(self->view.memmap);
     Py_VISIT(self->finish);
     Py_VISIT(self->call);
     Py_VISIT(self->args);

@@ -3,7 +3,7 @@
 #include "receiver/rebuild.h"
 
 #include "receiver/source.h"
-#include "receiver/take.h"
+#include "receiver/pieces.h"
 #include "receiver/view.h"
 
 /* The view's private memory, into *memory or as a borrowed pointer to one that
@@ -18,7 +18,7 @@ get_private(State *state, const View *view, Memory *memory)
                    ? memory
                    : NULL;
     }
-    const Memory *shared = take_memory(state, source, view->low, view->high);
+    const Memory *shared = pieces_get(state, source, view->low, view->high);
     if (shared == NULL && !PyErr_Occurred()) {
         shared = source_get(source, SOURCE_PRIVATE);
     }

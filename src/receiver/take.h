@@ -2,7 +2,7 @@
 #ifndef SAMEMAP_TAKE_H
 #define SAMEMAP_TAKE_H
 
-#include "receiver/source.h"
+#include "state.h"
 
 /* samemap._core.run(function, args, kwargs): calls the function with an array
  * for each Pending in its arguments, in exact lists, tuples and dicts too,
@@ -11,11 +11,5 @@
  * one private mapping share memory as the sender's do. All of it lives as long
  * as the call, if nobody keeps it. */
 PyObject *take_run(PyObject *module, PyObject *args);
-
-/* Borrowed: the memory for [low, high) of `source` in the task that this thread
- * makes ready now; NULL with an exception, or without one when there is no such
- * task. */
-const Memory *take_memory(State *state, Source *source, npy_intp low,
-                          npy_intp high);
 
 #endif

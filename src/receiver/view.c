@@ -117,7 +117,7 @@ view_parse(State *state, PyObject *const *args, Py_ssize_t nargs, View *view)
     PyObject *source, *elements;
     npy_intp length;
 
-    view->header = view->source = view->elements = NULL;
+    view->memmap = view->source = view->elements = NULL;
     view->descr = NULL;
     if (nargs < 2 || nargs > 4) {
         PyErr_Format(PyExc_TypeError, "a view has 2 to 4 parts, not %zd",
@@ -126,14 +126,14 @@ view_parse(State *state, PyObject *const *args, Py_ssize_t nargs, View *view)
     }
     source = args[0];
     if (PyTuple_CheckExact(source) && PyTuple_Size(source) == 4) {
-        view->header = Py_NewRef(source);
+        view->memmap = Py_NewRef(source);
         source = PyTuple_GetItem(source, 0);
     }
     view->source = Py_NewRef(source);
     if (layout_decode(args[1], &view->layout) < 0) {
         return -1;
     }
-    if (view->layout.flags & LAYOUT_MEMMAP && view->header == NULL) {
+    if (view->layout.flags & LAYOUT_MEMMAP && view->memmap == NULL) {
         PyErr_SetString(PyExc_ValueError, "an np.memmap needs its attributes");
         return -1;
     }
@@ -148,7 +148,7 @@ view_parse(State *state, PyObject *const *args, Py_ssize_t nargs, View *view)
 void
 view_clear(View *view)
 {
-    Py_CLEAR(view->header);
+    Py_CLEAR(view->memmap);
     Py_CLEAR(view->source);
     Py_CLEAR(view->descr);
     Py_CLEAR(view->elements);
@@ -160,8 +160,8 @@ make_base(State *state, const View *view, const Memory *memory)
 {
     bool locked = view->layout.flags & LAYOUT_LOCKED;
     if (memory->backing != NULL && !locked) {
-        return view->header != NULL
-                   ? memmap_root(state, view->header, &memory->backing->mapping,
+        return view->memmap != NULL
+                   ? memmap_root(state, view->memmap, &memory->backing->mapping,
                                  &memory->backing->header, memory->owner)
                    : Py_NewRef(memory->owner);
     }
@@ -181,14 +181,10 @@ view_build(State *state, const View *view, const Memory *memory)
     bool is_memmap = layout->flags & LAYOUT_MEMMAP;
     bool writeable = layout->flags & LAYOUT_WRITEABLE && memory->writable &&
                      !(layout->flags & LAYOUT_LOCKED);
-    char *data = memory_at(memory, layout->offset);
-    if (view->low == view->high) {
-        /* No element: any address will do, but the one of the message is that
-         * of no byte where the memory is a part. */
-        data = view->low < memory->low || view->high > memory->high
-                   ? memory->data
-                   : data;
-    } else if (view->low < memory->low || view->high > memory->high) {
+    char *data = memory->data;
+    if (view->low >= memory->low && view->high <= memory->high) {
+        data = memory_at(memory, layout->offset);
+    } else if (view->low < view->high) {
         PyErr_SetString(PyExc_ValueError, "the memory is not that of the view");
         return NULL;
     }
@@ -216,7 +212,7 @@ view_build(State *state, const View *view, const Memory *memory)
         bool has_map =
             layout->flags & LAYOUT_HAS_MMAP && memory->backing != NULL;
         if (memmap_finish(
-                state, array, layout->flags & LAYOUT_BARE ? NULL : view->header,
+                state, array, layout->flags & LAYOUT_BARE ? NULL : view->memmap,
                 memory->backing != NULL ? &memory->backing->header : NULL,
                 has_map ? memory->owner : NULL) < 0) {
             goto error;

@@ -15,7 +15,7 @@
  *   patches  see wire/patches.h
  */
 typedef struct {
-    PyObject *header; /* owned: the tuple, or NULL */
+    PyObject *memmap; /* owned: the tuple, or NULL */
     PyObject *source; /* owned: a Source, bytes or a bytearray */
     Layout layout;
     PyArray_Descr *descr; /* owned */
@@ -34,7 +34,7 @@ void view_clear(View *view);
 static inline bool
 view_may_be_copied(const View *view)
 {
-    return view->header == NULL && !(view->layout.flags & LAYOUT_MAPPED);
+    return view->memmap == NULL && !(view->layout.flags & LAYOUT_MAPPED);
 }
 
 /* New reference: the array, on memory that has its offsets; NULL with an

@@ -27,4 +27,7 @@ typedef struct {
 /* Follows `.base` from `array`; 0, or -1 with an exception. */
 int owner_find(State *state, PyArrayObject *array, Owner *owner);
 
+/* Finds the type of what NumPy puts between an array and its base: 0 or -1. */
+int owner_init(State *state);
+
 #endif

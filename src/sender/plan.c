@@ -93,7 +93,7 @@ plan_is_shared(const State *state, const Plan *plan)
         return false;
     }
     return plan->backing->mapping.access & MAPPING_REQUESTED ||
-           (plan->header != NULL && memmap_is_shared(state, plan->header));
+           (plan->memmap != NULL && memmap_is_shared(state, plan->memmap));
 }
 
 /* What is otherwise referable, but not in a result. */
@@ -104,7 +104,7 @@ backward_reason(const Plan *plan)
     if (reach->route == ROUTE_TEMPORARY) {
         return REASON_TEMPORARY;
     }
-    if (plan->header == NULL || !memmap_has_mode(plan->header)) {
+    if (plan->memmap == NULL || !memmap_has_mode(plan->memmap)) {
         return REASON_RESULT;
     }
     /* A worker's own descriptor is gone with the worker's array. */
@@ -166,7 +166,7 @@ set_sharing(State *state, const Terms *terms, Plan *plan)
     /* Several tasks may get to this array. As stock joblib has it: dumped and
      * read-only above the limit; below it, and for an np.memmap's own
      * copy-on-write, one array that aliases no other. */
-    if (plan->header == NULL && large) {
+    if (plan->memmap == NULL && large) {
         plan->layout.flags &= ~(unsigned)LAYOUT_WRITEABLE;
         plan->layout.flags |= LAYOUT_LOCKED;
     } else {
@@ -197,7 +197,7 @@ find_memory(State *state, PyArrayObject *array, const Terms *terms,
                     mapped ? &plan->backing->header : NULL, &found) < 0) {
         return -1;
     }
-    plan->header = found.tuple;
+    plan->memmap = found.tuple;
     plan->layout.flags |=
         (found.has_mmap ? LAYOUT_HAS_MMAP : 0) |
         (found.is_bare ? LAYOUT_BARE : 0) |
@@ -211,7 +211,7 @@ plan_make(State *state, PyArrayObject *array, const Terms *terms, Plan *plan)
     Owner owner;
     plan->reason = REASON_MEMORY;
     plan->backing = NULL;
-    plan->header = NULL;
+    plan->memmap = NULL;
     plan->descr = NULL;
     plan->patches = NULL;
     plan->patch_is_elements = false;
@@ -263,7 +263,7 @@ void
 plan_clear(Plan *plan)
 {
     Py_CLEAR(plan->backing);
-    Py_CLEAR(plan->header);
+    Py_CLEAR(plan->memmap);
     Py_CLEAR(plan->descr);
     Py_CLEAR(plan->patches);
 }

@@ -25,7 +25,7 @@ typedef struct {
 typedef struct {
     Reason reason;        /* NONE: by reference */
     Backing *backing;     /* owned; NULL in ordinary memory */
-    PyObject *header;     /* owned: see wire/memmap.h; NULL without np.memmap */
+    PyObject *memmap;     /* owned: see wire/memmap.h; NULL without np.memmap */
     PyArray_Descr *descr; /* owned */
     PyObject *patches;    /* owned tuple (offset, bytes, ...) or NULL */
     bool patch_is_elements; /* modified, but its own bytes are fewer than those

@@ -78,7 +78,7 @@ reduce_reference(State *state, Outgoing *message, Plan *plan)
         }
     }
     PyObject *memory =
-        plan->header != NULL ? plan->header : (PyObject *)plan->backing;
+        plan->memmap != NULL ? plan->memmap : (PyObject *)plan->backing;
     PyObject *reduction =
         make_reduction(pending ? state->pending : state->rebuild, memory, plan);
     if (reduction != NULL && plan_mark_sent(plan) < 0) {
@@ -104,8 +104,8 @@ reduce_copy(State *state, Outgoing *message, Plan *plan, bool writable,
     if (!writable) {
         plan->layout.flags &= ~(unsigned)LAYOUT_WRITEABLE;
     }
-    if (plan->header != NULL && plan->reason != REASON_TEMPORARY) {
-        core_set(&memory, memmap_with_memory(plan->header, memory));
+    if (plan->memmap != NULL && plan->reason != REASON_TEMPORARY) {
+        core_set(&memory, memmap_with_memory(plan->memmap, memory));
     } else {
         plan->layout.flags &= ~(unsigned)LAYOUT_MEMMAP;
     }

@@ -309,3 +309,16 @@ done:
     Py_XDECREF(scan.others);
     return result;
 }
+
+int
+scan_init(State *state)
+{
+    state->function_type =
+        (PyTypeObject *)state_import("types", "FunctionType");
+    state->method_type = (PyTypeObject *)state_import("types", "MethodType");
+    state->partial_type = (PyTypeObject *)state_import("functools", "partial");
+    return state->function_type != NULL && state->method_type != NULL &&
+                   state->partial_type != NULL
+               ? 0
+               : -1;
+}

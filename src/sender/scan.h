@@ -20,4 +20,7 @@ bool scan_is_shared(const Outgoing *message, PyObject *object);
 /* Some task gets to the array so. */
 bool scan_is_argument(const Outgoing *message, PyObject *array);
 
+/* Finds the types of functions that carry objects along: 0 or -1. */
+int scan_init(State *state);
+
 #endif

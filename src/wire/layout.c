@@ -214,6 +214,8 @@ layout_scatter(const Layout *layout, npy_intp itemsize, char *first,
 PyObject *
 layout_encode(const Layout *layout)
 {
+    assert(layout->flags <= LAYOUT_ALL_FLAGS && layout->offset >= 0);
+    assert(layout->ndim >= 0 && layout->ndim <= LAYOUT_MAX_DIMS);
     unsigned char buffer[ENCODED_MAX];
     unsigned char *out = buffer;
     *out++ = (unsigned char)layout->typenum;

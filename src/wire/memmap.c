@@ -252,3 +252,20 @@ memmap_clear(MemmapHeader *kept)
     Py_CLEAR(kept->dict);
     Py_CLEAR(kept->root);
 }
+
+/* A subclass of np.memmap whose instances NumPy builds without a call of
+ * Python code; memmap_finish then sets their __class__. */
+int
+memmap_init(State *state)
+{
+    PyObject *finalize =
+        PyObject_GetAttrString((PyObject *)&PyArray_Type, "__array_finalize__");
+    if (finalize == NULL) {
+        return -1;
+    }
+    state->bare_memmap_type = (PyTypeObject *)PyObject_CallFunction(
+        (PyObject *)&PyType_Type, "s(O){s()sN}", "bare_memmap",
+        (PyObject *)state->memmap_type, "__slots__", "__array_finalize__",
+        finalize);
+    return state->bare_memmap_type != NULL ? 0 : -1;
+}

@@ -66,4 +66,7 @@ int memmap_finish(State *state, PyObject *array, PyObject *tuple,
 void memmap_forget(MemmapHeader *kept);
 void memmap_clear(MemmapHeader *kept);
 
+/* Makes State.bare_memmap_type: 0 or -1. */
+int memmap_init(State *state);
+
 #endif

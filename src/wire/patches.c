@@ -73,6 +73,8 @@ insert(Patches *set, npy_intp low, PyObject *bytes)
             (set->count - i) * sizeof(*set->items));
     set->items[i] = (Patch){low, high, Py_NewRef(bytes)};
     set->count++;
+    assert(i == 0 || set->items[i - 1].high <= low);
+    assert(i + 1 == set->count || set->items[i + 1].low >= high);
     return 0;
 }
 

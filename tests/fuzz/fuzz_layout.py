@@ -2,9 +2,11 @@
 
 ``python tests/fuzz/fuzz_layout.py --cases N [--seed S]``: each case opens a file (any
 dtype, order, offset and mode, private ones with random writes), takes a random chain
-of views of it, and sends the result through `samemap.dumps` and joblib's own
-pickler. What arrives must be equal to what was sent in everything that
-`support.equality.fingerprint` sees, and its bytes to a copy taken before.
+of views of it, and sends the result through `samemap.dumps`, joblib's own pickler, or
+as a batch of tasks: as an argument, in lists, tuples and dicts, in objects. What
+arrives must be equal to what was sent in everything that
+`support.equality.fingerprint` sees, and its bytes to a copy taken before; also after
+another task has written into it.
 """
 
 import io
@@ -22,6 +24,9 @@ import samemap
 from fuzz_message import array_backing, main
 from joblib.pool import CustomizablePickler
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
+from samemap._batches import loky_pickler, pool_pickler
+from samemap._envelope import Writer, read_tasks
+from samemap._tables import Options, make_table
 
 sys.path.append(str(Path(__file__).parents[1]))
 from support.equality import differences, exact_bytes, fingerprint
@@ -181,11 +186,13 @@ class Fuzzer:
         make = joblib.pool.get_memmapping_reducers
         self.reducers, _ = make(temp_folder_resolver=lambda: folder)
         self.array = None
+        table = make_table(Options(), max_nbytes=1000)
+        self.writers = [Writer(cls, table) for cls in (loky_pickler, pool_pickler)]
 
     def open_file(self):
         self.array = None
         self.array = random_file(self.random, self.path)
-        _, (token, *_) = array_backing(self.array)
+        _, (_, token, *_) = array_backing(self.array)
         self.prefix = token[:8]
 
     def views(self, n):
@@ -198,7 +205,10 @@ class Fuzzer:
         # Several views of one file, as a program would have them.
         if self.array is None or self.random.random() < 0.2:
             self.open_file()
-        self.check(random_view(self.random, self.array))
+        if self.random.random() < 0.7:
+            self.check(random_view(self.random, self.array))
+        else:
+            self.check_tasks([random_view(self.random, self.array) for _ in range(4)])
 
     def check(self, view):
         before = exact_bytes(view)
@@ -214,6 +224,104 @@ class Fuzzer:
         wrong = differences(fingerprint(found), expected)
         assert not wrong, (wrong, expected)
         assert exact_bytes(found) == before
+
+
+    def check_tasks(self, views):
+        """Send views as tasks hold them, and run the tasks one after the other."""
+        rng = self.random
+        shared = rng.choice(views)
+        objects = [Holder(view) for view in rng.sample(views, rng.randrange(3))]
+        tasks = []
+        for _ in range(rng.randrange(1, 5)):
+            held = [rng.choice(views), {"x": rng.choice(views)}, (shared,)]
+            if objects and rng.random() < 0.5:
+                held.append(rng.choice(objects))
+            if rng.random() < 0.3:
+                held.append(held)
+            # What several tasks get to through an object is one array for all.
+            function = describe if objects else describe_and_write
+            tasks.append((function, (shared, held), {"x": rng.choice(views)}))
+        expected = [describe_all(task) for task in tasks]
+        writer = self.writers[rng.randrange(len(self.writers))]
+        kept = []
+        count, pending, data, parts = writer.write_tasks(tasks, kept)
+        if rng.random() < 0.7:
+            data = data.replace(self.prefix, b"elsewher")
+            parts = parts and [
+                (part.replace(self.prefix, b"elsewher"), used) for part, used in parts
+            ]
+        loaded = read_tasks((count, pending, data, parts))
+        for (function, args, kwargs), (sent, same) in zip(
+            loaded, expected, strict=True
+        ):
+            found, found_same = function(*args, **kwargs)
+            assert found_same == same
+            for one, other, deep in zip(found, sent, same, strict=True):
+                wrong = differences(one, other)
+                # What is in an object, or an object holds too, may be read-only.
+                assert wrong.keys() <= ({"writeable"} if objects else set()), wrong
+
+
+class Holder:
+    """An object that leads to an array."""
+
+    def __init__(self, array):
+        self.array = array
+
+
+def arrays_of(*things):
+    """List all arrays that things lead to, in order, as often as they do."""
+    arrays, seen, todo = [], {}, [things]
+    while todo:
+        thing = todo.pop(0)
+        if isinstance(thing, np.ndarray):
+            arrays.append(thing)
+        elif id(thing) not in seen:
+            seen[id(thing)] = thing
+            if isinstance(thing, Holder):
+                todo.append(thing.array)
+            elif isinstance(thing, dict):
+                todo += thing.values()
+            else:
+                todo += thing
+    return arrays
+
+
+def describe_all(task):
+    """Return what the task returns, without its writes."""
+    _, args, kwargs = task
+    return describe(*args, **kwargs)
+
+
+def fingerprints(arrays):
+    """Describe arrays, and which of them are the same object."""
+    numbers = {}
+    same = [numbers.setdefault(id(array), len(numbers)) for array in arrays]
+    return [fingerprint(array) for array in arrays], same
+
+
+def describe(*args, **kwargs):
+    """As a task: describe the arguments."""
+    return fingerprints(arrays_of(args, kwargs))
+
+
+def describe_and_write(*args, **kwargs):
+    """As a task: describe the arguments, then write into what isn't shared."""
+    arrays = arrays_of(args, kwargs)
+    found = fingerprints(arrays)
+    for array in arrays:
+        if array.flags.writeable and array.size and not is_shared(array):
+            array.view(f"V{array.dtype.itemsize}")[...] = b"\x5a"
+    return found
+
+
+def is_shared(array):
+    """Tell whether writes reach the file: by the mode of the memmap below."""
+    while array is not None:
+        if isinstance(array, np.memmap) and array.mode is not None:
+            return array.mode == "r+"
+        array = getattr(array, "base", None)
+    return False
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
 """Damaged messages for the functions that messages name; run as a program.
 
 ``python tests/fuzz/fuzz_message.py --cases N [--seed S]``: each case is a valid call of
-`rebuild`, `attach` or `refused` with some of its arguments damaged: of another type,
-of another sign or size, at the edges of what 64 bits hold, cut off, with bits turned
-over. It must raise an Exception, or return an array that lies in its memory: then
-every element is read.
+`attach`, `rebuild` or `pending` with some of its arguments damaged: of another type, of
+another sign or size, at the edges of what 64 bits hold, cut off, with bits turned over.
+It must raise an Exception, or return an array that lies in its memory: then every
+element is read. What is pending is given to tasks, in lists, tuples and dicts that may
+hold themselves: of two tasks neither may see what the other writes.
 """
 
 import argparse
 import collections
+import math
 import random
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 from samemap import _core
+
+sys.path.append(str(Path(__file__).parents[1]))
+from support.encoding import ALONE, BARE, HAS_MMAP, MEMMAP, OWN, PRIVATE
+from support.equality import exact_bytes
 
 NBYTES = 20_000
 
@@ -35,8 +42,11 @@ DTYPES += [
     np.dtype([]),
 ]
 
+FLAGS = [PRIVATE, PRIVATE | 1, PRIVATE | ALONE | 1, PRIVATE | MEMMAP | 3, OWN | 1]
+
 OTHERS = [None, True, 1.5, "text", b"", b"\0" * 16, (), [], {}, object, NotImplemented]
 OTHERS += [bytearray(64), memoryview(b"abc"), np.zeros(3), DTYPES[0], ValueError("x")]
+OTHER_ARRAY = -3
 
 
 def varint(n):
@@ -54,10 +64,11 @@ def zigzag(n):
 
 
 def layout_bytes(flags, typenum, offset, shape, strides):
-    header = bytes([flags & 255, typenum & 255, len(shape) & 255])
+    """Encode a layout as src/wire/layout.h says, its numbers cut to their bits."""
+    header = bytes([typenum & 255, len(shape) & 255])
     lengths = b"".join(varint(n) for n in shape)
     steps = b"".join(varint(zigzag(n)) for n in strides)
-    return header + varint(offset) + lengths + steps
+    return header + varint(flags) + varint(offset) + lengths + steps
 
 
 class Fuzzer:
@@ -72,13 +83,10 @@ class Fuzzer:
             path.write_bytes(self.random.randbytes(NBYTES))
             array = np.memmap(path, np.uint8, mode)
             attach, args = array_backing(array)
-            self.maps.append((array, attach(*args), args))
-        # As attach returns them for an owner of several maps: some belong together.
-        self.pairs = [
-            (owner, backing)
-            for owner in (*(map_ for _, map_, _ in self.maps), b"bytes", self)
-            for backing in (*(reduced(array) for array, _, _ in self.maps), None)
-        ]
+            # As in another process, which doesn't know the sender's mapping.
+            args = (args[0], f"fuzz{mode:>4}".encode().ljust(16), *args[2:])
+            self.maps.append((array, args))
+        self.sources = []
 
     def number(self):
         kind = self.random.random()
@@ -116,20 +124,30 @@ class Fuzzer:
                 values[rng.randrange(len(values))] = self.number()
         offset = rng.randrange(NBYTES) if small else self.number()
         typenum = rng.choice((0, 1, 7, 12, 15, 23, 255, 255, 255, rng.randrange(256)))
-        flags = rng.choice((0, 1, 3, 5, 9, 15, rng.randrange(256)))
+        flags = rng.choice((0, 1, 3, 5, 9, 15, *FLAGS, rng.randrange(512)))
+        if rng.random() < 0.02:
+            flags = self.number()
         data = layout_bytes(flags, typenum, offset, shape, strides)
         return self.damaged_bytes(data) if rng.random() < 0.5 else data
+
+    def source(self):
+        """Return one that is new, or one that others have used: a message has few."""
+        rng = self.random
+        if len(self.sources) < 2 or rng.random() < 0.3:
+            source = _core.attach(*rng.choice(self.maps)[1])
+            self.sources = [*self.sources[-3:], source]
+        return rng.choice(self.sources)
 
     def memory(self):
         rng = self.random
         kind = rng.random()
         if kind < 0.7:
-            return rng.choice(self.maps)[1]
+            return self.source()
         if kind < 0.8:
             return rng.randbytes(rng.randrange(300))
         if kind < 0.9:
             return bytearray(rng.randbytes(rng.randrange(300)))
-        return rng.choice(OTHERS if kind < 0.97 else self.pairs)
+        return rng.choice(OTHERS) if kind < 0.97 else rng.choice(self.maps)[0].base
 
     def face(self):
         rng = self.random
@@ -151,14 +169,58 @@ class Fuzzer:
             parts.insert(rng.randrange(len(parts) + 1), rng.choice(OTHERS))
         return tuple(parts) if rng.random() < 0.9 else parts
 
-    def rebuild(self):
+    def good(self, private):
+        """Make arguments with nothing wrong in them, patches that overlap apart."""
+        rng = self.random
+        dtype = rng.choice((None, *DTYPES[:7], *DTYPES[11:13]))
+        itemsize = dtype.itemsize if dtype is not None else 8
+        shape = [rng.randrange(1, 6) for _ in range(rng.randrange(4))]
+        strides = [rng.choice((itemsize, -itemsize, 0, 24, 100, -7)) for _ in shape]
+        steps = [(n - 1) * step for n, step in zip(shape, strides, strict=True)]
+        low = -sum(step for step in steps if step < 0)
+        high = sum(step for step in steps if step > 0) + itemsize
+        offset = rng.choice((low, NBYTES - high, rng.randrange(low, NBYTES - high)))
+        flags = rng.choice((0, 1, 1, 4, 9))
+        face = self.source()
+        if rng.random() < 0.5:
+            face = face, rng.choice(("name", None)), rng.choice((0, 8)), "r+"
+            flags |= rng.choice((0, MEMMAP, MEMMAP | HAS_MMAP, MEMMAP | BARE))
+        patches = None
+        if private or rng.random() < 0.5:
+            flags |= rng.choice((PRIVATE, PRIVATE | ALONE))
+            if rng.random() < 0.3:
+                at = rng.randrange(0, NBYTES - 16, 16)
+                patches = (at, rng.randbytes(16))
+            elif rng.random() < 0.2:
+                patches = (None, rng.randbytes(itemsize * math.prod(shape)))
+        else:
+            flags |= rng.choice((0, OWN))
+        typenum = 255 if dtype is not None else 12
+        layout = layout_bytes(flags, typenum, offset, shape, strides)
+        return [face, layout, dtype, patches]
+
+    def rebuild(self, private=False):
+        if self.random.random() < 0.6:
+            args = self.good(private)
+            if self.random.random() < 0.4:
+                args[1] = self.damaged_bytes(args[1])
+            return _core.rebuild, args
         args = [self.face(), self.layout(), self.random.choice([*DTYPES, None])]
         args.append(self.patches())
         return _core.rebuild, args[: self.random.choice((2, 3, 3, 4, 4, 4))]
 
+    def pending(self):
+        rng = self.random
+        _, args = self.rebuild(private=True)
+        if rng.random() < 0.3:
+            args += [None] * (4 - len(args))
+            last = (rng.choice((finish, len, *OTHERS)), rng.choice(OTHERS))
+            args.append(last if rng.random() < 0.8 else rng.choice(OTHERS))
+        return _core.pending, args
+
     def attach(self):
         rng = self.random
-        args = list(rng.choice(self.maps)[2])
+        args = list(rng.choice(self.maps)[1])
         for _ in range(rng.randrange(1, 3)):
             i = rng.randrange(len(args))
             if isinstance(args[i], bytes) and rng.random() < 0.7:
@@ -169,47 +231,120 @@ class Fuzzer:
                 args[i] = rng.choice(OTHERS)
         return _core.attach, args
 
-    def refused(self):
+    def call(self, make):
+        """Make one call and damage its arguments; None when it has raised."""
         rng = self.random
-        error = rng.choice([ValueError("sent"), KeyError(1), *OTHERS])
-        return _core.refused, [error, rng.choice(DTYPES + OTHERS), self.layout()]
-
-    def case(self):
-        """Make and run one case; read what comes back."""
-        rng = self.random
-        kind = rng.random()
-        make = (
-            self.rebuild if kind < 0.8 else self.attach if kind < 0.95 else self.refused
-        )
         function, args = make()
         if rng.random() < 0.1:
             args[rng.randrange(len(args))] = rng.choice(OTHERS)
         if rng.random() < 0.01:
             args = args[: rng.randrange(len(args))]
-        message = _core.incoming() if rng.random() < 0.2 else None
         try:
-            result = function(*args)
+            return function(*args)
+        except Exception as error:
+            self.found[type(error).__name__] += 1
+            return None
+
+    def case(self):
+        """Make and run one case; read what comes back."""
+        kind = self.random.random()
+        if kind < 0.6:
+            result = self.call(self.rebuild)
+        elif kind < 0.75:
+            result = self.call(self.attach)
+            if result is not None:
+                # It opens nothing; a view does.
+                self.sources.append(result)
+                result = self.call(self.rebuild)
+        else:
+            self.tasks()
+            return
+        if isinstance(result, np.ndarray):
+            self.found["array"] += 1
+            self.check(result)
+        elif result is not None:
+            self.found[type(result).__name__] += 1
+
+    def tasks(self):
+        """Let two tasks have the same arguments: they must find the same."""
+        rng = self.random
+        pending = [self.call(self.pending) for _ in range(rng.randrange(1, 8))]
+        pending = [each for each in pending if each is not None]
+        for each in pending[:2]:
+            if rng.random() < 0.2:
+                function = rng.choice((pack, len, finish))
+                pending.append(_core.pending_call(function, each, rng.choice(OTHERS)))
+        args = tuple(self.nested([*pending, *pending, *OTHERS], 3) for _ in range(3))
+        kwargs = {"x": self.nested(pending or OTHERS, 2)}
+        try:
+            before = _core.run(self.use, args, kwargs)
+            after = _core.run(self.use, args, kwargs)
         except Exception as error:
             self.found[type(error).__name__] += 1
             return
-        if message is not None and message.close() is not None:
-            self.found["noted"] += 1
-        elif isinstance(result, np.ndarray):
-            self.found["array"] += 1
-            self.check(result)
-        else:
-            self.found[type(result).__name__] += 1
+        self.found["task"] += 1
+        assert before == after, "a task has seen what another one has written"
+
+    def nested(self, things, depth):
+        """Put things into containers, some of which hold themselves."""
+        rng = self.random
+        if depth == 0 or rng.random() < 0.3:
+            return rng.choice(things)
+        parts = [self.nested(things, depth - 1) for _ in range(rng.randrange(4))]
+        kind = rng.random()
+        if kind < 0.4:
+            if rng.random() < 0.1:
+                parts.append(parts)
+            return parts
+        return tuple(parts) if kind < 0.7 else dict(enumerate(parts))
+
+    def use(self, *args, **kwargs):
+        """As a task: read all arrays; then write into those that are its own."""
+        arrays = {}
+        seen = {}
+        todo = [args, kwargs]
+        while todo:
+            thing = todo.pop()
+            if id(thing) in seen:
+                continue
+            seen[id(thing)] = thing
+            assert not isinstance(thing, _core.Pending)
+            if isinstance(thing, np.ndarray):
+                arrays[id(thing)] = thing
+            elif isinstance(thing, list | tuple):
+                todo += thing
+            elif isinstance(thing, dict):
+                todo += thing.values()
+        arrays = [a for a in arrays.values() if a is not OTHERS[OTHER_ARRAY]]
+        self.found["own array"] += len(arrays)
+        found = [self.check(array) for array in arrays]
+        for array in arrays:
+            if array.flags.writeable and array.size <= NBYTES:
+                array.view(f"V{array.dtype.itemsize}")[...] = b"\x5a"
+        return found
 
     def check(self, array):
-        """Read all elements, and write them where that is allowed."""
+        """Read all elements, and write them where that is allowed; return them."""
         if array.size > NBYTES:
             # Overlapping itself (strides of 0): its corners are enough.
             array = array[tuple(slice(None, None, max(1, n - 1)) for n in array.shape)]
         if array.size <= NBYTES:
-            data = array.tobytes()
+            data = exact_bytes(array)
             if array.flags.writeable and array.size:
                 array[...] = array.copy()
-                assert array.tobytes() == data or array.dtype.kind in "fcV"
+                assert exact_bytes(array) == data or array.dtype.kind in "?fcV"
+            return data
+        return None
+
+
+def finish(array, other):
+    """Give an array to a task with something beside it."""
+    return [array, other]
+
+
+def pack(*things):
+    """Return what a task gets for a call."""
+    return things
 
 
 def reduced(array):

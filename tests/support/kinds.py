@@ -207,7 +207,7 @@ def in_raw_array(path, count, stack):
     return array
 
 
-@kind("anonymous mmap", OWN)
+@kind("anonymous mmap", MEMORY)
 def in_anonymous_mmap(path, count, stack):
     array = np.frombuffer(mmap.mmap(-1, count * 8), np.int64)
     array[:] = np.arange(count)
