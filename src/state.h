@@ -61,7 +61,7 @@
     X(PyObject, prot_read)                                                     \
     X(PyObject, prot_write)                                                    \
     /* The registry's dicts of Backings, which hold their owner weakly: by the \
-     * address of the owner, and by token (maps made for messages). */         \
+     * address of the owner, and by token (shared maps). */                    \
     X(PyObject, by_owner)                                                      \
     X(PyObject, by_token)                                                      \
     /* Modes of np.memmap. */                                                  \

@@ -17,7 +17,7 @@ typedef struct {
 } Node;
 
 typedef struct {
-    Pending *pending; /* borrowed, as above */
+    Pending *pending; /* borrowed: the arguments hold it */
     PyObject *array;  /* owned, or NULL */
     bool begun;       /* it is made, or being made */
 } Item;

@@ -8,8 +8,9 @@
 
 /* rebuild(memory, layout, dtype=None, patches=None)
  *
- *   memory   what attach made of a reference, or bytes or a bytearray with a
- * copy; for what lies in an np.memmap the tuple that wire/memmap.h tells of
+ *   memory   what attach made of a reference (a Source), or bytes or a
+ *            bytearray with a copy; for what lies in an np.memmap the tuple
+ *            around it that wire/memmap.h tells of
  *   layout   bytes: see wire/layout.h
  *   dtype    numpy.dtype; None: the layout has its number
  *   patches  see wire/patches.h

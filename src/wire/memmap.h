@@ -3,7 +3,7 @@
  *   (memory, filename, offset, mode)
  *
  * stands where other arrays have their memory alone: a Backing or bytes when it
- * is written, what they have become when it is read. The others are the
+ * is written, a Source or the bytes when it is read. The others are the
  * attributes of the np.memmap that the array is or is a view of. All views of
  * one map share the tuple, so that the pickler writes it once.
  */

@@ -3,9 +3,10 @@
  *
  *   patches = (where, bytes, where, bytes, ...)
  *
- *   where   int: bytes from the mapping's start, for all views of it; such
- * patches of one message don't overlap. None: the bytes are those of the
- * elements of the view that they come with, in C order
+ *   where   int: bytes from the mapping's start. The patch is good for all
+ *           views of the mapping, and such patches of one message don't overlap
+ *           None: the bytes are those of the elements of the view that they
+ *           come with, in C order
  */
 #ifndef SAMEMAP_PATCHES_H
 #define SAMEMAP_PATCHES_H
