@@ -61,6 +61,16 @@ def test_large_pages(program):
     assert int(told["large"]) == 5 * BLOCK // 1024
 
 
+@pytest.mark.parametrize("size", [100, BLOCK, 9 * BLOCK + 5])
+def test_populated(program, size):
+    """A new file has its large pages before anybody writes, and they are zero."""
+    told = run(program, "populate", size)
+    assert told["empty"] == "1"
+    if told["refused"] == "1":
+        pytest.skip("no large pages: Linux before 6.1, or memory in pieces")
+    assert int(told["large"]) == size // BLOCK * BLOCK // 1024
+
+
 @pytest.mark.parametrize("shrink", [0, 1])
 def test_seal(program, shrink):
     """A sealed file keeps its size; to shrink it may be left to the receiver."""

@@ -44,6 +44,10 @@ int memfile_create(MemFile *file, const char *folder, int64_t size);
 int memfile_fill(const MemFile *file, LargePages *pages, int64_t offset,
                  const char *data, size_t length);
 
+/* Makes large pages of zeros for the whole blocks of a new file, for as long as
+ * they can be had: whoever writes there then has no page to make. */
+void memfile_populate(const MemFile *file, LargePages *pages);
+
 /* The file can't become longer any more and, if asked, not shorter: 0, or -1
  * with errno. Nothing happens to a file that can't be sealed. */
 int memfile_seal(const MemFile *file, bool shrink);

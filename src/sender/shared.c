@@ -26,6 +26,12 @@ reserve_room(const MemFile *file, int64_t *room)
     return file->sealable ? 0 : posix_fallocate(file->fd, 0, file->size);
 }
 
+/* Its pages are made at once: 4 KB ones, which are made one by one when
+ * somebody writes there first, take seven times as long. But what is large
+ * against the memory that is left may be meant to stay empty for the most part.
+ */
+#define SHARE_OF_ROOM 8
+
 /* A new file with `data`: 0 or errno, and *room if that is too little. */
 static int
 make_file(MemFile *file, int64_t size, const Py_buffer *data, int64_t *room)
@@ -36,12 +42,19 @@ make_file(MemFile *file, int64_t size, const Py_buffer *data, int64_t *room)
         return errno;
     }
     int error = reserve_room(file, room);
-    if (error == 0 &&
-        ((data->len > 0 &&
-          memfile_fill(file, &pages, 0, data->buf, (size_t)data->len) < 0) ||
-         memfile_seal(file, true) < 0)) {
-        error = errno;
+    if (error != 0) {
+        goto done;
     }
+    if (data->len > 0) {
+        if (memfile_fill(file, &pages, 0, data->buf, (size_t)data->len) < 0) {
+            error = errno;
+            goto done;
+        }
+    } else if (size <= *room / SHARE_OF_ROOM) {
+        memfile_populate(file, &pages);
+    }
+    error = memfile_seal(file, true) < 0 ? errno : 0;
+done:
     if (error != 0) {
         memfile_close(file);
     }
