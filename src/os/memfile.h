@@ -55,7 +55,7 @@ int memfile_seal(const MemFile *file, bool shrink);
 /* Bytes that may still be written to the file before the system refuses or
  * kills: memory that is available, limits of the control group, of the process,
  * and of the file system. An estimate of that moment, at the price of reading
- * some small files (0.1 ms). */
+ * some small files (0.1 ms): ask once for many. */
 int64_t memfile_room(const MemFile *file);
 
 /* Closes the descriptor, if there is one. */

@@ -39,16 +39,17 @@
  * longer, as the pages leave the caches between clearing and copying. */
 #define PIECE (4 * MEMFILE_BLOCK)
 
-/* A block on a large page is worth what 512 small ones cost: 0.5 ms, or twice
- * that where a virtual machine has to get the memory first (nanoseconds of the
- * thread, in which it doesn't count that others have the processor). Getting
- * one may take far longer where memory is in pieces and the kernel moves pages
- * to make one. */
-#define BLOCK_COST 1000000
-#define FORGIVEN 10000000
+/* A block on a large page saves its reader and its end more than it costs here,
+ * up to this much (nanoseconds of the thread, in which it doesn't count that
+ * others have the processor): 512 small pages cost 0.5 ms, or several times
+ * that where a virtual machine has to get the memory first. Where memory is in
+ * pieces and the kernel moves pages to make a large one, it may take far
+ * longer. */
+#define BLOCK_COST 2000000
+#define FORGIVEN 20000000
 
 /* After that large pages are given up for so long. */
-#define PAUSE 10000000000
+#define PAUSE 1000000000
 
 static int
 create_memfd(MemFile *file)
