@@ -12,7 +12,7 @@ import samemap
 from joblib import Parallel, delayed
 from samemap import _core
 from support import seccomp
-from support.scripts import run_script
+from support.scripts import mounted, run_script
 
 pytestmark = [pytest.mark.needs_maps, pytest.mark.needs_descriptors]
 
@@ -282,6 +282,27 @@ def test_memfd_forbidden(backend, action):
     """Where memfd is forbidden, a file without a name in /dev/shm does the same."""
     seccomp.forbidding("memfd_create", action)  # skips
     run_script(FORBIDDEN, backend, action)
+
+
+SMALL_SHM = """
+    from support import seccomp
+    seccomp.forbid("memfd_create", seccomp.REFUSE)
+    import samemap
+    samemap.zeros(1 << 20, "u1")[:] = 1
+    kept = samemap.zeros(3 << 20, "u1")
+    try:
+        samemap.zeros(3 << 20, "u1")[:] = 1
+    except MemoryError as error:
+        print(error)
+    kept[:] = 1
+"""
+
+
+def test_small_file_system():
+    """On a /dev/shm that is too small: an error, where a write would be SIGBUS."""
+    seccomp.forbidding("memfd_create", seccomp.REFUSE)  # skips
+    prefix = mounted("mount -t tmpfs -o size=4M none /dev/shm")
+    assert "3145728 bytes" in run_script(SMALL_SHM, prefix=prefix)
 
 
 NO_ROOM = """

@@ -48,6 +48,11 @@ int memfile_fill(const MemFile *file, LargePages *pages, int64_t offset,
  * they can be had: whoever writes there then has no page to make. */
 void memfile_populate(const MemFile *file, LargePages *pages);
 
+/* Takes the room for all of a file whose file system has a size of its own, for
+ * whoever writes through a map: what finds no room there is killed by SIGBUS.
+ * 0, or -1 with errno. */
+int memfile_secure(const MemFile *file);
+
 /* The file can't become longer any more and, if asked, not shorter: 0, or -1
  * with errno. Nothing happens to a file that can't be sealed. */
 int memfile_seal(const MemFile *file, bool shrink);

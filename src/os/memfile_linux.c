@@ -142,6 +142,14 @@ memfile_close(MemFile *file)
 }
 
 int
+memfile_secure(const MemFile *file)
+{
+    /* What can be sealed is a memfd, which is in no such file system. */
+    errno = file->sealable ? 0 : posix_fallocate(file->fd, 0, file->size);
+    return errno == 0 ? 0 : -1;
+}
+
+int
 memfile_seal(const MemFile *file, bool shrink)
 {
     int seals = F_SEAL_GROW | (shrink ? F_SEAL_SHRINK : 0);

@@ -30,6 +30,14 @@ memfile_populate(const MemFile *file, LargePages *pages)
 }
 
 int
+memfile_secure(const MemFile *file)
+{
+    (void)file;
+    errno = ENOSYS;
+    return -1;
+}
+
+int
 memfile_seal(const MemFile *file, bool shrink)
 {
     (void)file, (void)shrink;

@@ -10,12 +10,9 @@
 #include "sender/resolve.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <unistd.h>
 
-/* What is stored where no page can be had is SIGBUS, so there must be room;
- * what lies on a file system of limited size takes its room at once. 0 or
- * errno. */
+/* What is stored where no page can be had is SIGBUS, so there must be room. 0
+ * or errno. */
 static int
 reserve_room(const MemFile *file, int64_t *room)
 {
@@ -23,7 +20,7 @@ reserve_room(const MemFile *file, int64_t *room)
     if (*room < file->size) {
         return ENOSPC;
     }
-    return file->sealable ? 0 : posix_fallocate(file->fd, 0, file->size);
+    return memfile_secure(file) < 0 ? errno : 0;
 }
 
 /* Its pages are made at once: 4 KB ones, which are made one by one when
