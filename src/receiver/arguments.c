@@ -5,25 +5,6 @@
 
 #include <string.h>
 
-void *
-task_reserve(void *array, size_t count, size_t *room, size_t size,
-             const void *few)
-{
-    if (count < *room) {
-        return array;
-    }
-    void *larger = PyMem_Realloc(array == few ? NULL : array, 2 * *room * size);
-    if (larger == NULL) {
-        PyErr_NoMemory();
-        return NULL;
-    }
-    if (array == few) {
-        memcpy(larger, few, count * size);
-    }
-    *room *= 2;
-    return larger;
-}
-
 /* It may lead to something. */
 static bool
 is_container(PyObject *object)

@@ -6,16 +6,11 @@
 #include "backing.h"
 #include "errors.h"
 #include "os/descriptor.h"
-#include "os/limits.h"
 #include "os/memfile.h"
 #include "registry.h"
 
 #include <errno.h>
 #include <unistd.h>
-
-/* The part of what a process may have that mappings for single tasks take at
- * most. */
-#define SHARE_OF_LIMIT 4
 
 static const char *
 path_of(const Reference *reference)
@@ -213,16 +208,6 @@ attach_own(State *state, const Reference *reference, int fd, bool private)
         Py_CLEAR(map);
     }
     return map;
-}
-
-bool
-attach_is_full(State *state)
-{
-    long maps = limits_maps(), descriptors = limits_descriptors();
-    if (!state->mmap_has_trackfd && descriptors < maps) {
-        maps = descriptors;
-    }
-    return state->own_maps >= maps / SHARE_OF_LIMIT;
 }
 
 int

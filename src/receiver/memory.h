@@ -12,6 +12,10 @@ typedef struct {
     char *data;         /* address of the byte at offset `low` */
     npy_intp low, high; /* the offsets that are there */
     bool writable;
+    /* Owned: the base of views in an np.memmap, and (only an address) the tuple
+     * that it was made for; or NULL. */
+    PyObject *root;
+    const void *root_tuple;
 } Memory;
 
 /* All of an mmap.mmap that is in the registry, or all of bytes or a bytearray:
@@ -21,9 +25,6 @@ int memory_of(State *state, PyObject *owner, Memory *memory);
 /* New bytes for the offsets [low, high), to be filled, of the same alignment as
  * those of a mapping: 0 or -1. */
 int memory_allocate(npy_intp low, npy_intp high, Memory *memory);
-
-/* `second` becomes another owner of the same memory. */
-void memory_share(const Memory *memory, Memory *second);
 
 void memory_clear(Memory *memory);
 

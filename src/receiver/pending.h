@@ -22,10 +22,10 @@ typedef struct {
 
 /* samemap._core.pending(memory, layout, dtype=None, patches=None, finish=None),
  * the first four as for rebuild. */
-PyObject *pending_call(PyObject *module, PyObject *const *args,
+PyObject *pending_view(PyObject *module, PyObject *const *args,
                        Py_ssize_t nargs);
 
 /* samemap._core.pending_call(function, *args). */
-PyObject *pending_function(PyObject *module, PyObject *args);
+PyObject *pending_call(PyObject *module, PyObject *args);
 
 #endif

@@ -77,11 +77,11 @@ pieces_make(Task *task)
     return 0;
 }
 
-static const Memory *
+static Memory *
 find_piece(Task *task, const Source *source, npy_intp low, npy_intp high)
 {
     for (size_t i = 0; i < task->piece_count; i++) {
-        const Piece *piece = &task->pieces[i];
+        Piece *piece = &task->pieces[i];
         if (same_mapping(piece->source, source) && low >= piece->memory.low &&
             high <= piece->memory.high) {
             return &piece->memory;
@@ -90,14 +90,14 @@ find_piece(Task *task, const Source *source, npy_intp low, npy_intp high)
     return NULL;
 }
 
-const Memory *
+Memory *
 pieces_get(State *state, Source *source, npy_intp low, npy_intp high)
 {
     Task *task = (Task *)(void *)threadlist_current(state->tasks);
     if (task == NULL) {
         return NULL;
     }
-    const Memory *memory = find_piece(task, source, low, high);
+    Memory *memory = find_piece(task, source, low, high);
     if (memory != NULL) {
         return memory;
     }

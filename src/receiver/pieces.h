@@ -10,7 +10,6 @@ int pieces_make(Task *task);
 /* Borrowed: the memory for [low, high) of `source` in the task that this thread
  * makes ready now; NULL with an exception, or without one when there is no such
  * task. */
-const Memory *pieces_get(State *state, Source *source, npy_intp low,
-                         npy_intp high);
+Memory *pieces_get(State *state, Source *source, npy_intp low, npy_intp high);
 
 #endif

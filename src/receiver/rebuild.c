@@ -8,7 +8,7 @@
 
 /* The view's private memory, into *memory or as a borrowed pointer to one that
  * others share; NULL with an exception. */
-static const Memory *
+static Memory *
 get_private(State *state, const View *view, Memory *memory)
 {
     Source *source = (Source *)view->source;
@@ -18,7 +18,7 @@ get_private(State *state, const View *view, Memory *memory)
                    ? memory
                    : NULL;
     }
-    const Memory *shared = pieces_get(state, source, view->low, view->high);
+    Memory *shared = pieces_get(state, source, view->low, view->high);
     if (shared == NULL && !PyErr_Occurred()) {
         shared = source_get(source, SOURCE_PRIVATE);
     }
@@ -34,7 +34,7 @@ static PyObject *
 rebuild(State *state, const View *view)
 {
     Memory made = {0};
-    const Memory *memory;
+    Memory *memory;
     if (Py_TYPE(view->source) != state->source_type) {
         memory = memory_of(state, view->source, &made) == 0 ? &made : NULL;
     } else if (view->layout.flags & LAYOUT_PRIVATE) {

@@ -7,6 +7,7 @@
 
 #include "errors.h"
 #include "receiver/attach.h"
+#include "receiver/budget.h"
 
 #include <errno.h>
 #include <unistd.h>
@@ -14,9 +15,6 @@
 /* Up to this many bytes are read sooner than mapped: a mapping costs two system
  * calls, an object, and a fault for every page that is touched. */
 #define COPY_MAX (1 << 15)
-
-/* Sources that keep their file open between the tasks of a batch. */
-#define KEPT_MAX 32
 
 PyObject *
 source_attach(PyObject *module, PyObject *args)
@@ -62,7 +60,7 @@ take_descriptor(Source *self)
 static void
 put_descriptor(Source *self, int fd)
 {
-    if (self->fd < 0 && self->state->kept_descriptors < KEPT_MAX) {
+    if (self->fd < 0 && budget_has_descriptor(self->state)) {
         self->state->kept_descriptors++;
         self->fd = fd;
     } else {
@@ -89,7 +87,7 @@ make_map(Source *self, bool private)
     return map;
 }
 
-const Memory *
+Memory *
 source_get(Source *self, SourceKind kind)
 {
     Memory *memory = kind == SOURCE_SHARED ? &self->shared
@@ -149,7 +147,7 @@ source_make(Source *self, npy_intp low, npy_intp high, bool may_copy,
             Memory *memory)
 {
     int result = -1;
-    if ((may_copy && high - low <= COPY_MAX) || attach_is_full(self->state)) {
+    if ((may_copy && high - low <= COPY_MAX) || !budget_has_map(self->state)) {
         int fd = take_descriptor(self);
         if (fd >= 0 && memory_allocate(low, high, memory) == 0) {
             result = read_bytes(self, fd, memory);

@@ -33,7 +33,7 @@ typedef enum {
 
 /* The mapping, made at the first call. Borrowed, as long as the source lives;
  * NULL with an exception. */
-const Memory *source_get(Source *source, SourceKind kind);
+Memory *source_get(Source *source, SourceKind kind);
 
 /* New memory that nobody else has, with the bytes of the offsets [low, high),
  * patched: a private mapping or, where that is less work and `may_copy`, or

@@ -58,4 +58,12 @@ struct Task {
 void *task_reserve(void *array, size_t count, size_t *room, size_t size,
                    const void *few);
 
+/* samemap._core.run(function, args, kwargs): calls the function with an array
+ * for each Pending in its arguments, in exact lists, tuples and dicts too,
+ * which are then new ones. One Pending becomes one array, one container one
+ * container, and what holds no Pending stays the object that it is. Views of
+ * one private mapping share memory as the sender's do. All of it lives as long
+ * as the call, if nobody keeps it. */
+PyObject *task_run(PyObject *module, PyObject *args);
+
 #endif

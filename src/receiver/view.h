@@ -40,6 +40,6 @@ view_may_be_copied(const View *view)
 
 /* New reference: the array, on memory that has its offsets; NULL with an
  * exception. */
-PyObject *view_build(State *state, const View *view, const Memory *memory);
+PyObject *view_build(State *state, const View *view, Memory *memory);
 
 #endif

@@ -45,8 +45,11 @@ outgoing_hold(State *state, PyObject *object)
 PyObject *
 outgoing_is_own(PyObject *module, PyObject *array)
 {
-    const Outgoing *message = outgoing_current(PyModule_GetState(module));
+    Outgoing *message = outgoing_current(PyModule_GetState(module));
     long own = 0;
+    if (message != NULL) {
+        scan_meet(message, array);
+    }
     if (message != NULL && message->phase == PHASE_TASKS) {
         own = scan_is_shared(message, array) ? 2 : 1;
     }
@@ -146,11 +149,14 @@ outgoing_enter(Outgoing *self, PyObject *py_phase)
         PyErr_Format(PyExc_ValueError, "no phase of a batch: %R", py_phase);
         return NULL;
     }
-    self->phase = (Phase)phase;
-    if (self->phase == PHASE_PART) {
-        /* Read alone, it can't count on what is in another. */
+    /* A part is read alone: it can't count on what is in another, nor what
+     * comes after it on what is in a part, nor any of them on a first attempt.
+     */
+    if (phase == PHASE_PART || self->phase == PHASE_PART ||
+        phase == PHASE_OBJECTS) {
         self->number = ++self->state->message_count;
     }
+    self->phase = (Phase)phase;
     Py_RETURN_NONE;
 }
 

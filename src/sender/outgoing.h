@@ -35,7 +35,7 @@ typedef struct {
     PyObject *held;  /* list of what must outlive the message, or NULL */
     Phase phase;     /* writer: outgoing.c */
     IdMap arguments; /* what the tasks hold, see scan.h; writer: scan.c */
-    /* An object of one task led to an argument. Writer: reduce.c. */
+    /* An object of one task led to an argument. Writer: scan.c. */
     bool entangled;
     /* Arrays that each task makes its own. Writers: reduce.c, and outgoing.c
      * for reducers in Python. */

@@ -10,7 +10,7 @@
 #include "errors.h"
 #include "sender/plan.h"
 #include "sender/scan.h"
-#include "sender/value.h"
+#include "sender/copy.h"
 #include "wire/patches.h"
 
 /* Arrays in memory up to this many bytes go as bytes and layout, which is
@@ -72,7 +72,7 @@ reduce_reference(State *state, Outgoing *message, Plan *plan)
     bool private = plan->layout.flags & LAYOUT_PRIVATE;
     bool pending = private && message != NULL && message->phase == PHASE_TASKS;
     if (plan->patch_is_elements) {
-        plan->patches = patches_of_elements(value_elements(state, plan));
+        plan->patches = patches_of_elements(copy_elements(state, plan));
         if (plan->patches == NULL) {
             return NULL;
         }
@@ -96,7 +96,7 @@ static PyObject *
 reduce_copy(State *state, Outgoing *message, Plan *plan, bool writable,
             bool shared)
 {
-    PyObject *memory = value_copy(state, plan, writable && !shared);
+    PyObject *memory = copy_view(state, plan, writable && !shared);
     if (memory == NULL) {
         return NULL;
     }
@@ -233,9 +233,8 @@ is_deep(Outgoing *message, PyObject *array)
     }
     switch (message->phase) {
     case PHASE_OWN_OBJECTS:
-        message->entangled |= scan_is_argument(message, array);
-        return true;
     case PHASE_OBJECTS:
+        scan_meet(message, array);
         return true;
     case PHASE_PART:
         return !scan_is_argument(message, array);

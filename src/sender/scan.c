@@ -33,6 +33,20 @@ scan_is_argument(const Outgoing *message, PyObject *array)
     return idmap_find(&message->arguments, array) != NULL;
 }
 
+void
+scan_meet(Outgoing *message, PyObject *array)
+{
+    intptr_t *task = idmap_find(&message->arguments, array);
+    if (task == NULL) {
+        return;
+    }
+    if (message->phase == PHASE_OWN_OBJECTS) {
+        message->entangled = true;
+    } else if (message->phase == PHASE_OBJECTS) {
+        *task = SHARED;
+    }
+}
+
 /* 1: this task is the first or second one that gets to `object`, which is to be
  * looked into; 0: all is known of it; -1 with an exception. */
 static int

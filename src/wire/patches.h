@@ -4,7 +4,8 @@
  *   patches = (where, bytes, where, bytes, ...)
  *
  *   where   int: bytes from the mapping's start. The patch is good for all
- *           views of the mapping, and such patches of one message don't overlap
+ *           views of the mapping; where patches of one message overlap, they
+ *           are the same
  *           None: the bytes are those of the elements of the view that they
  *           come with, in C order
  */

@@ -255,7 +255,7 @@ class Fuzzer:
         ):
             found, found_same = function(*args, **kwargs)
             assert found_same == same
-            for one, other, deep in zip(found, sent, same, strict=True):
+            for one, other in zip(found, sent, strict=True):
                 wrong = differences(one, other)
                 # What is in an object, or an object holds too, may be read-only.
                 assert wrong.keys() <= ({"writeable"} if objects else set()), wrong

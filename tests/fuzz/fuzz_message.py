@@ -82,7 +82,7 @@ class Fuzzer:
             path = Path(folder, f"file{mode}")
             path.write_bytes(self.random.randbytes(NBYTES))
             array = np.memmap(path, np.uint8, mode)
-            attach, args = array_backing(array)
+            _, args = array_backing(array)
             # As in another process, which doesn't know the sender's mapping.
             args = (args[0], f"fuzz{mode:>4}".encode().ljust(16), *args[2:])
             self.maps.append((array, args))

@@ -2,12 +2,32 @@
  * is found, memory and arrays are made for it, new containers hold them, and
  * the task runs.
  */
-#include "receiver/take.h"
+
+#include "receiver/task.h"
 
 #include "receiver/arguments.h"
 #include "receiver/pieces.h"
 
 #include <string.h>
+
+void *
+task_reserve(void *array, size_t count, size_t *room, size_t size,
+             const void *few)
+{
+    if (count < *room) {
+        return array;
+    }
+    void *larger = PyMem_Realloc(array == few ? NULL : array, 2 * *room * size);
+    if (larger == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    if (array == few) {
+        memcpy(larger, few, count * size);
+    }
+    *room *= 2;
+    return larger;
+}
 
 /* New reference: an array that owns a copy of the bytes, which has no gaps. */
 static PyObject *
@@ -62,7 +82,7 @@ make_array(Task *task, const Pending *pending)
     if (Py_TYPE(view->source) != state->source_type) {
         array = copy_array(state, view);
     } else {
-        const Memory *memory =
+        Memory *memory =
             pieces_get(state, (Source *)view->source, view->low, view->high);
         array = memory != NULL ? view_build(state, view, memory) : NULL;
     }
@@ -172,7 +192,7 @@ done:
 }
 
 PyObject *
-take_run(PyObject *module, PyObject *args)
+task_run(PyObject *module, PyObject *args)
 {
     if (PyTuple_Size(args) != 3 || !PyTuple_Check(PyTuple_GetItem(args, 1)) ||
         !PyDict_Check(PyTuple_GetItem(args, 2))) {
