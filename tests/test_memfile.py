@@ -52,6 +52,7 @@ def test_nameless(program):
     assert (told["links"], told["cloexec"], told["in_memory"]) == ("0", "1", "1")
 
 
+@pytest.mark.needs_maps
 def test_large_pages(program):
     """Whole blocks are on large pages, the map of a reader as well."""
     told = run(program, "fill", 5 * BLOCK + 100, 0, 5 * BLOCK + 100, "")
@@ -61,6 +62,7 @@ def test_large_pages(program):
     assert int(told["large"]) == 5 * BLOCK // 1024
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("size", [100, BLOCK, 9 * BLOCK + 5])
 def test_populated(program, size):
     """A new file has its large pages before anybody writes, and they are zero."""
@@ -115,6 +117,7 @@ def test_large_pages_forbidden(program):
     assert told["refused"] == "1"
 
 
+@pytest.mark.needs_maps
 def test_folder_on_disk(program, tmp_path):
     """A folder that is no memory is a wish: the unnamed file is there."""
     if not on_disk(tmp_path):
@@ -166,6 +169,7 @@ def test_address_space_limit(program):
     assert "filled" in told
 
 
+@pytest.mark.needs_maps
 def test_nothing_kept(program):
     """After a hundred files no map and no descriptor is left."""
     told = run(program, "kept", 100)

@@ -95,6 +95,7 @@ def test_forked_child(program):
     assert run(program, "child") == {"status": 0, "child": "0", "parent": "none"}
 
 
+@pytest.mark.needs_maps
 @pytest.mark.parametrize("kind", ["shared", "file", "private file"])
 def test_other_memory(program, kind):
     """What a file or another process may change unseen is not armed."""
