@@ -216,6 +216,36 @@ def test_freed(backend):
     assert not [link for link in links if "memfd:samemap" in link]
 
 
+def count_all():
+    gc.collect()
+    maps = len(Path("/proc/self/maps").read_text().splitlines())
+    return len(os.listdir("/proc/self/fd")), maps, _core.known(), len(gc.get_objects())
+
+
+def test_nothing_is_left():
+    """After hundreds of arrays, sent, received or refused, all counts are the same."""
+    source = np.arange(300_000)
+    counts = []
+    for _ in range(2):
+        for i in range(200):
+            samemap.empty(i)
+            shared = samemap.share(source)
+            samemap.loads(samemap.dumps([shared, shared[::-1]]))
+            for fails in (object, [("a", object)]):
+                with pytest.raises(TypeError):
+                    samemap.zeros(3, fails)
+            with pytest.raises(MemoryError):
+                samemap.zeros(1 << 50, "u1")
+            with pytest.raises(ValueError, match="exceed"):
+                _core.shared_memory(3, b"four")
+            with pytest.raises(TypeError):
+                _core.shared_memory(3, "text")
+        del shared
+        counts.append(count_all())
+    assert counts[0][:3] == counts[1][:3]
+    assert abs(counts[0][3] - counts[1][3]) < 100
+
+
 def test_view_keeps_memory():
     """A small view keeps what it lies in, and nobody can close it underneath."""
     view = samemap.share(np.arange(10.0))[3:5]
