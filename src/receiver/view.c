@@ -66,14 +66,17 @@ set_bounds(View *view, npy_intp length)
 static int
 set_elements(View *view, PyObject *elements)
 {
-    npy_intp nbytes = layout_nbytes(view->layout.ndim, view->layout.shape,
-                                    PyDataType_ELSIZE(view->descr));
-    if (elements != NULL && PyBytes_Size(elements) != nbytes) {
+    if (elements == NULL) {
+        return 0;
+    }
+    if (PyBytes_Size(elements) !=
+        layout_nbytes(view->layout.ndim, view->layout.shape,
+                      PyDataType_ELSIZE(view->descr))) {
         PyErr_SetString(PyExc_ValueError,
                         "a patch must have the bytes of all elements");
         return -1;
     }
-    view->elements = Py_XNewRef(elements);
+    view->elements = Py_NewRef(elements);
     return 0;
 }
 
