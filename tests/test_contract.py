@@ -24,7 +24,7 @@ SIZES = {"small": 100, "large": 1000}  # numbers of 8 bytes
 TASKS = 6
 
 POOLS = ["loky", "multiprocessing"]
-BATCH_SIZES = [1, 10, "auto"]
+BATCH_SIZES = [pytest.param(1, marks=pytest.mark.long), 10, "auto"]
 
 THE_TASKS_OWN = ([0], [1])
 REFUSED = ([0], "read-only")

@@ -13,7 +13,7 @@ from support.own_memory import maps_of, number_of_maps, subtract_mean
 WINDOWS, WIDTH, STEP = 160, 60, 20
 COUNT = STEP * WINDOWS + WIDTH
 
-BATCH_SIZES = [1, 10, "auto"]
+BATCH_SIZES = [pytest.param(1, marks=pytest.mark.long), 10, "auto"]
 
 
 @pytest.fixture(params=BATCH_SIZES)
