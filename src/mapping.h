@@ -10,10 +10,18 @@ enum {
     MAPPING_READABLE = 0,
     MAPPING_WRITABLE = 1 << 0,
     MAPPING_PRIVATE = 1 << 1,
-    /* Memory that was made to be shared, with every process that gets it. */
+    /* Memory that was made to be shared, with every process that gets it: never
+     * private, always writable. */
     MAPPING_REQUESTED = 1 << 2,
-    MAPPING_ALL_ACCESS = (1 << 3) - 1,
 };
+
+/* Of these numbers, one that a mapping can have. */
+static inline bool
+access_is_valid(long access)
+{
+    return access >= 0 && (access <= (MAPPING_WRITABLE | MAPPING_PRIVATE) ||
+                           access == (MAPPING_WRITABLE | MAPPING_REQUESTED));
+}
 
 typedef struct {
     char *start;          /* address of the first byte */

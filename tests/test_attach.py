@@ -58,6 +58,8 @@ def array(path):
         {"length": 1 << 64},
         {"offset": (1 << 63) - PAGE, "length": 2 * PAGE},
         {"access": -1},
+        {"access": 4},
+        {"access": 6},
         {"access": 8},
         {"pid": 0},
         {"pid": -1},

@@ -6,6 +6,7 @@
 #include "backing.h"
 #include "errors.h"
 #include "os/descriptor.h"
+#include "os/memfile.h"
 #include "registry.h"
 
 #include <errno.h>
@@ -107,6 +108,8 @@ static PyObject *
 map_file(State *state, const Reference *reference, int fd, bool private,
          bool writable)
 {
+    MemfileHole hole;
+    bool requested = reference->access & MAPPING_REQUESTED;
     PyObject *map = NULL;
     PyObject *args = Py_BuildValue("in", fd, reference->length);
     PyObject *kwargs = Py_BuildValue(
@@ -118,11 +121,14 @@ map_file(State *state, const Reference *reference, int fd, bool private,
     }
     /* Before 3.13 every mmap.mmap keeps a descriptor of its own. What was made
      * to be shared has no name, and may be sent on when its maker is gone. */
-    if (state->mmap_has_trackfd && !(reference->access & MAPPING_REQUESTED) &&
+    if (state->mmap_has_trackfd && !requested &&
         PyDict_SetItemString(kwargs, "trackfd", Py_False) < 0) {
         goto done;
     }
+    /* On large pages, if the file has any. */
+    memfile_reserve(&hole, requested ? (size_t)reference->length : 0);
     map = PyObject_Call((PyObject *)state->mmap_type, args, kwargs);
+    memfile_release(&hole);
     if (map == NULL) {
         set_map_error(state, reference, fd);
     }
