@@ -225,3 +225,25 @@ def test_patches_land_in_their_place(source, modified, alone):
     elements = (None, b"12345678" * 3)
     array = _core.rebuild(source, layout, np.dtype("S8"), elements)
     assert array.tolist() == [b"12345678"] * 3
+
+
+class Raised:
+    """Adds one to its array as it is loaded."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __setstate__(self, state):
+        self.array = state["array"]
+        self.array += 1
+
+
+def test_written_while_the_message_is_read(modified):
+    """What loads first may write: the modified bytes don't come over that again."""
+    expected = modified[:9] + 1
+    message = samemap.dumps((Raised(modified[:9]), modified[1:20]))
+    raised, other = samemap.loads(message)
+    assert np.shares_memory(raised.array, other)
+    assert raised.array.tolist() == expected.tolist()
+    assert other[:8].tolist() == expected[1:].tolist()
+    assert other[8:].tolist() == modified[9:20].tolist()

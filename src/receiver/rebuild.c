@@ -19,13 +19,19 @@ get_private(State *state, const View *view, Memory *memory)
                    : NULL;
     }
     int found = pieces_get(state, source, view->low, view->high, memory);
-    Memory *shared = found > 0    ? memory
-                     : found == 0 ? source_get(source, SOURCE_PRIVATE)
-                                  : NULL;
-    if (shared != NULL) {
-        /* Nobody has written there yet: all of a message is read before. */
+    if (found > 0) {
         patches_apply(&source->patches, view->low, view->high,
-                      memory_at(shared, view->low));
+                      memory_at(memory, view->low));
+    }
+    if (found != 0) {
+        return found > 0 ? memory : NULL;
+    }
+    Memory *shared = source_get(source, SOURCE_PRIVATE);
+    if (shared != NULL) {
+        /* Each patch once: what was read before may have written there (a
+         * __setstate__), and many views may lie on the same patches. */
+        patches_apply_new(&source->patches, view->low, view->high,
+                          memory_at(shared, 0));
     }
     return shared;
 }

@@ -97,6 +97,9 @@ source_get(Source *self, SourceKind kind)
         return memory;
     }
     memory_clear(memory);
+    if (kind == SOURCE_PRIVATE) {
+        patches_renew(&self->patches);
+    }
     PyObject *map = kind == SOURCE_SHARED
                         ? attach_shared(self->state, &self->reference)
                         : make_map(self, kind == SOURCE_PRIVATE);

@@ -320,6 +320,7 @@ reducer_traverse(Reducer *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->stock);
+    Py_VISIT(self->py_max_nbytes);
     return 0;
 }
 
@@ -327,6 +328,7 @@ static int
 reducer_clear(Reducer *self)
 {
     Py_CLEAR(self->stock);
+    Py_CLEAR(self->py_max_nbytes);
     return 0;
 }
 
@@ -336,7 +338,6 @@ reducer_dealloc(Reducer *self)
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     PyObject_GC_UnTrack(self);
     reducer_clear(self);
-    Py_XDECREF(self->py_max_nbytes);
     PyObject_GC_Del(self);
     Py_DECREF(type);
 }

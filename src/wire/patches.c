@@ -63,7 +63,8 @@ insert(Patches *set, size_t i, npy_intp low, PyObject *bytes)
     }
     memmove(set->items + i + 1, set->items + i,
             (set->count - i) * sizeof(*set->items));
-    set->items[i] = (Patch){low, low + PyBytes_Size(bytes), Py_NewRef(bytes)};
+    set->items[i] =
+        (Patch){low, low + PyBytes_Size(bytes), Py_NewRef(bytes), false};
     set->count++;
     assert(i == 0 || set->items[i - 1].high <= low);
     assert(i + 1 == set->count || set->items[i + 1].low >= set->items[i].high);
@@ -153,6 +154,28 @@ patches_apply(const Patches *set, npy_intp low, npy_intp high, char *memory)
         memcpy(memory + (first - low),
                PyBytes_AsString(patch->bytes) + (first - patch->low),
                (size_t)(last - first));
+    }
+}
+
+void
+patches_apply_new(Patches *set, npy_intp low, npy_intp high, char *memory)
+{
+    for (size_t i = find(set, low); i < set->count && set->items[i].low < high;
+         i++) {
+        Patch *patch = &set->items[i];
+        if (!patch->applied) {
+            memcpy(memory + patch->low, PyBytes_AsString(patch->bytes),
+                   (size_t)(patch->high - patch->low));
+            patch->applied = true;
+        }
+    }
+}
+
+void
+patches_renew(Patches *set)
+{
+    for (size_t i = 0; i < set->count; i++) {
+        set->items[i].applied = false;
     }
 }
 

@@ -17,6 +17,7 @@
 typedef struct {
     npy_intp low, high; /* offsets in the mapping */
     PyObject *bytes;    /* owned */
+    bool applied;       /* by patches_apply_new */
 } Patch;
 
 /* Sorted, not overlapping. All zero: none. */
@@ -43,6 +44,14 @@ int patches_decode(PyObject *parts, npy_intp length, Patches *set,
  * from `low` on. */
 void patches_apply(const Patches *set, npy_intp low, npy_intp high,
                    char *memory);
+
+/* Writes those of the set that have some of [low, high) to memory that shows
+ * the mapping from its start on, each once: the memory may be in use by then.
+ */
+void patches_apply_new(Patches *set, npy_intp low, npy_intp high, char *memory);
+
+/* The memory is another one now. */
+void patches_renew(Patches *set);
 
 void patches_clear(Patches *set);
 

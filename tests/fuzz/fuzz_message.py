@@ -21,7 +21,7 @@ import numpy as np
 from samemap import _core
 
 sys.path.append(str(Path(__file__).parents[1]))
-from support.encoding import ALONE, BARE, HAS_MMAP, MEMMAP, OWN, PRIVATE
+from support.encoding import ALONE, BARE, HAS_MMAP, MAPPED, MEMMAP, OWN, PRIVATE
 from support.equality import exact_bytes
 
 NBYTES = 20_000
@@ -187,7 +187,7 @@ class Fuzzer:
             flags |= rng.choice((0, MEMMAP, MEMMAP | HAS_MMAP, MEMMAP | BARE))
         patches = None
         if private or rng.random() < 0.5:
-            flags |= rng.choice((PRIVATE, PRIVATE | ALONE))
+            flags |= rng.choice((PRIVATE, PRIVATE | ALONE, PRIVATE | MAPPED))
             if rng.random() < 0.3:
                 at = rng.randrange(0, NBYTES - 16, 16)
                 patches = (at, rng.randbytes(16))
