@@ -173,6 +173,12 @@ outgoing_is_shared(Outgoing *self, PyObject *object)
 }
 
 static PyObject *
+outgoing_is_argument(Outgoing *self, PyObject *object)
+{
+    return PyBool_FromLong(scan_is_argument(self, object));
+}
+
+static PyObject *
 outgoing_close(Outgoing *self, PyObject *Py_UNUSED(ignored))
 {
     threadlist_remove(&self->state->outgoing, &self->link);
@@ -205,6 +211,9 @@ static PyMethodDef outgoing_methods[] = {
     {"is_shared", (PyCFunction)outgoing_is_shared, METH_O,
      "is_shared($self, object, /)\n--\n\n"
      "True for what several tasks get to."},
+    {"is_argument", (PyCFunction)outgoing_is_argument, METH_O,
+     "is_argument($self, object, /)\n--\n\n"
+     "True for what some task gets to."},
     {"close", (PyCFunction)outgoing_close, METH_NOARGS,
      "close($self, /)\n--\n\n"
      "End the message; return how many arrays each task makes its own."},
