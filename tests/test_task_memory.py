@@ -127,6 +127,7 @@ def add_to_each(first, second, both):
     ]
 
 
+@pytest.mark.needs_pagemap
 def test_views_alias_within_a_task(backend, tmp_path, open_map, batch_size):
     """Views of one private map see each other's writes, in their task alone."""
     array = open_map(tmp_path, np.arange(6.0))
@@ -243,6 +244,7 @@ def hold_weakly(array):
     return alive
 
 
+@pytest.mark.needs_pagemap
 @pytest.mark.parametrize("make", [private_memmap, fits_image])
 def test_windows_freed_when_the_task_ends(backend, tmp_path, make):
     """So is a view that one task alone has got."""

@@ -190,7 +190,8 @@ set_strict_error(State *state, PyObject *array, const Plan *plan)
 }
 
 static PyObject *
-reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan)
+reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan,
+               bool is_deep)
 {
     State *state = self->state;
     bool shared = message != NULL && message->phase == PHASE_TASKS &&
@@ -219,8 +220,11 @@ reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan)
      * would be lost without a word: such a copy is read-only. */
     bool lost = plan->reason != REASON_TEMPORARY &&
                 plan->reason != REASON_RESULT && plan_is_shared(state, plan);
-    return reduce_copy(state, message, plan,
-                       !lost && plan->layout.flags & LAYOUT_WRITEABLE, shared);
+    /* Several tasks of a batch may get to this one copy. As joblib sends it: a
+     * dump is read-only, which those of np.memmap, mode "c", are not. */
+    bool refused = is_deep && plan->memmap == NULL && is_dumped(self, plan);
+    bool writable = !lost && !refused && plan->layout.flags & LAYOUT_WRITEABLE;
+    return reduce_copy(state, message, plan, writable, shared);
 }
 
 /* The array is not one that a task has as an argument, or it may be shared with
@@ -264,7 +268,7 @@ reducer_reduce(Reducer *self, PyObject *array)
         .message = outgoing_number(message),
     };
     if (plan_make(state, (PyArrayObject *)array, &terms, &plan) == 0) {
-        reduction = reduce_planned(self, array, message, &plan);
+        reduction = reduce_planned(self, array, message, &plan, terms.is_deep);
     }
     plan_clear(&plan);
     return reduction;
