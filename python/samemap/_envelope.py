@@ -398,14 +398,20 @@ def _pend_part(part: Part, shared: Shared, arrays: list[Any]) -> Any:
     return pending_call(load_part, data, shared, {n: arrays[-1 - n] for n in used})
 
 
+class _PartUnpickler(pickle.Unpickler):
+    # Not a class for each part: to make one takes as long as to load a part.
+    shared: Shared
+    arrays: dict[int, Any]
+
+    def persistent_load(self, number: int) -> Any:
+        return self.shared.objects[number] if number >= 0 else self.arrays[number]
+
+
 def load_part(data: bytes, shared: Shared, arrays: dict[int, Any]) -> Task:
     """Load one task; `arrays` are its own of those that it shares with others."""
-
-    class PartUnpickler(pickle.Unpickler):
-        def persistent_load(self, number: int) -> Any:
-            return shared.objects[number] if number >= 0 else arrays[number]
-
-    task: Task = PartUnpickler(io.BytesIO(data)).load()
+    unpickler = _PartUnpickler(io.BytesIO(data))
+    unpickler.shared, unpickler.arrays = shared, arrays
+    task: Task = unpickler.load()
     return task
 
 
