@@ -53,6 +53,7 @@ def test_nobody():
     assert writable == "False"
 
 
+@pytest.mark.needs_maps
 def test_not_dumpable():
     """A process that nobody may look into is one."""
     source = """if True:
