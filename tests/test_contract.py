@@ -424,10 +424,12 @@ def test_argument_in_a_global(pool, batch_size, kind, make):
     keep = [delayed(write_and_keep)(make("small"), call)] * 20
     if kind != "memory":
         keep += [delayed(write_and_keep)(make("large"), call)] * 20
-    tasks = {"keep": keep, "give back": [delayed(give_back_kept)(call)] * 20}
-    found = run(pool, batch_size, tasks)
-    assert found["keep"] == [[[1]] * len(told) for told in found["keep"]]
-    results = [result for results in found["give back"] for result in results]
+    # In turn, so that no worker gets tasks of one sort alone.
+    give_back = delayed(give_back_kept)(call)
+    tasks = {"both": [task for kept in keep for task in (kept, give_back)]}
+    found = run(pool, batch_size, tasks)["both"]
+    assert found[::2] == [[[1]] * len(told) for told in found[::2]]
+    results = [result for results in found[1::2] for result in results]
     assert results
     assert [off(result, 0) for result in results] == [[1]] * len(results)
     for result in results:
