@@ -11,6 +11,7 @@
 #include "receiver/take.h"
 #include "registry.h"
 #include "sender/describe.h"
+#include "sender/export.h"
 #include "sender/outgoing.h"
 #include "sender/owner.h"
 #include "sender/reduce.h"
@@ -28,6 +29,7 @@ after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     State *state = PyModule_GetState(module);
     maptable_close(&state->maptable);
     registry_after_fork(state);
+    export_after_fork(state);
     threadlist_after_fork(&state->outgoing);
     threadlist_after_fork(&state->tasks);
     if (registry_new_prefix(state) < 0) {
@@ -126,6 +128,14 @@ PyDoc_STRVAR(
     shared_memory_doc,
     "shared_memory(nbytes, data=b'', /)\n--\n\n"
     "New memory, an mmap.mmap, that workers share; it begins with data.");
+PyDoc_STRVAR(acknowledge_doc,
+             "acknowledge(pid, fd, identity, /)\n--\n\n"
+             "Tell a worker that a memory file of its results is not needed\n"
+             "any more; False if that should be tried again.");
+PyDoc_STRVAR(close_exports_doc,
+             "close_exports()\n--\n\n"
+             "Close the memory files that were acknowledged; return the "
+             "number of others.");
 PyDoc_STRVAR(known_doc, "known()\n--\n\n"
                         "Number of mappings in the registry.");
 PyDoc_STRVAR(set_map_table_doc,
@@ -148,6 +158,8 @@ static PyMethodDef functions[] = {
     {"describe", describe_array, METH_O, describe_doc},
     {"counts", describe_counts, METH_NOARGS, counts_doc},
     {"shared_memory", shared_memory, METH_VARARGS, shared_memory_doc},
+    {"acknowledge", export_acknowledge, METH_VARARGS, acknowledge_doc},
+    {"close_exports", export_close, METH_NOARGS, close_exports_doc},
     {"known", known, METH_NOARGS, known_doc},
     {"set_map_table", set_map_table, METH_O, set_map_table_doc},
     {"set_pagemap", set_pagemap, METH_O, set_pagemap_doc},
@@ -166,6 +178,7 @@ init_types(State *state, PyObject *module)
         {&outgoing_spec, &state->outgoing_type},
         {&source_spec, &state->source_type},
         {&pending_spec, &state->pending_type},
+        {&export_spec, &state->export_type},
         {&reducer_spec, NULL},
     };
     for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++) {
@@ -227,6 +240,7 @@ module_free(void *module)
     if (state != NULL) {
         maptable_close(&state->maptable);
         descriptor_free(&state->open_files);
+        export_clear(state);
         module_clear((PyObject *)module);
     }
 }

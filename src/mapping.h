@@ -12,7 +12,9 @@ enum {
     MAPPING_PRIVATE = 1 << 1,
     /* Memory that was made to be shared, with every process that gets it. */
     MAPPING_REQUESTED = 1 << 2,
-    MAPPING_ALL_ACCESS = (1 << 3) - 1,
+    /* Memory made for one message, whose maker may be gone soon. */
+    MAPPING_EXPORT = 1 << 3,
+    MAPPING_ALL_ACCESS = (1 << 4) - 1,
 };
 
 typedef struct {

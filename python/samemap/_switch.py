@@ -96,7 +96,10 @@ def adopt(options: Options) -> None:
 
 
 def install(
-    verify: Verify | None = None, strict: bool = False, write_through: bool = False
+    verify: Verify | None = None,
+    strict: bool = False,
+    write_through: bool = False,
+    memory: bool = True,
 ) -> None:
     """Make joblib send arrays on mapped memory as references.
 
@@ -119,6 +122,10 @@ def install(
         it that is so only for an `np.memmap` of mode "r+" or "w+" and its views; of
         any other map a task gets pages of its own, writeable as sent, and what it
         writes there nobody else sees.
+    memory : bool
+        Let arrays of 1 MB and more in results and exceptions come back in memory
+        that the caller maps, not through a pipe. Without it arrays in ordinary memory
+        are left to joblib.
 
     Raises
     ------
@@ -127,7 +134,7 @@ def install(
     UnsupportedJoblibError
         If joblib's internals are not as expected; joblib is then untouched.
     """
-    _set(make_options(verify, strict, write_through))
+    _set(make_options(verify, strict, write_through, memory))
 
 
 def uninstall() -> None:
@@ -146,7 +153,10 @@ def installed() -> bool:
 
 @contextmanager
 def enabled(
-    verify: Verify | None = None, strict: bool = False, write_through: bool = False
+    verify: Verify | None = None,
+    strict: bool = False,
+    write_through: bool = False,
+    memory: bool = True,
 ) -> Iterator[None]:
     """Install for one ``with`` block, then go back to what was before.
 
@@ -155,10 +165,10 @@ def enabled(
 
     Parameters
     ----------
-    verify, strict, write_through
+    verify, strict, write_through, memory
         As for `install`.
     """
-    yield from _within(make_options(verify, strict, write_through))
+    yield from _within(make_options(verify, strict, write_through, memory))
 
 
 @contextmanager

@@ -48,6 +48,9 @@ int memfile_fill(const MemFile *file, LargePages *pages, int64_t offset,
  * with errno. Nothing happens to a file that can't be sealed. */
 int memfile_seal(const MemFile *file, bool shrink);
 
+/* The file can't become shorter any more: somebody has said so. */
+bool memfile_is_sealed(int fd);
+
 /* Bytes that may still be written to the file before the system refuses or
  * kills: memory that is available, limits of the control group, of the process,
  * and of the file system. An estimate of that moment, at the price of reading

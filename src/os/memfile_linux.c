@@ -27,6 +27,7 @@
 #endif
 #ifndef F_ADD_SEALS
 #define F_ADD_SEALS 1033
+#define F_GET_SEALS 1034
 #define F_SEAL_SHRINK 0x0002
 #define F_SEAL_GROW 0x0004
 #endif
@@ -144,6 +145,13 @@ memfile_seal(const MemFile *file, bool shrink)
 {
     int seals = F_SEAL_GROW | (shrink ? F_SEAL_SHRINK : 0);
     return file->sealable ? fcntl(file->fd, F_ADD_SEALS, seals) : 0;
+}
+
+bool
+memfile_is_sealed(int fd)
+{
+    int seals = fcntl(fd, F_GET_SEALS);
+    return seals >= 0 && seals & F_SEAL_SHRINK;
 }
 
 int64_t

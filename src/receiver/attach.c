@@ -7,6 +7,7 @@
 #include "errors.h"
 #include "os/descriptor.h"
 #include "os/limits.h"
+#include "os/memfile.h"
 #include "registry.h"
 
 #include <errno.h>
@@ -107,12 +108,20 @@ set_map_error(State *state, const Reference *reference, int fd)
     }
 }
 
+/* A memory file: it has no name, and may be sent on when its maker is gone. */
+static bool
+has_maker_only(const Reference *reference)
+{
+    return reference->access & (MAPPING_REQUESTED | MAPPING_EXPORT);
+}
+
 /* New reference: mmap.mmap(fd, length, flags=..., prot=..., offset=...). */
 static PyObject *
 map_file(State *state, const Reference *reference, int fd, bool private,
          bool writable)
 {
     PyObject *map = NULL;
+    MemfileHole hole;
     PyObject *args = Py_BuildValue("in", fd, reference->length);
     PyObject *kwargs = Py_BuildValue(
         "{sOsOsK}", "flags", private ? state->mmap_private : state->mmap_shared,
@@ -121,13 +130,17 @@ map_file(State *state, const Reference *reference, int fd, bool private,
     if (args == NULL || kwargs == NULL) {
         goto done;
     }
-    /* Before 3.13 every mmap.mmap keeps a descriptor of its own. What was made
-     * to be shared has no name, and may be sent on when its maker is gone. */
-    if (state->mmap_has_trackfd && !(reference->access & MAPPING_REQUESTED) &&
+    /* Before 3.13 every mmap.mmap keeps a descriptor of its own. */
+    if (state->mmap_has_trackfd && !has_maker_only(reference) &&
         PyDict_SetItemString(kwargs, "trackfd", Py_False) < 0) {
         goto done;
     }
+    hole = (MemfileHole){NULL, 0, NULL, 0};
+    if (has_maker_only(reference)) {
+        memfile_reserve(&hole, (size_t)reference->length);
+    }
     map = PyObject_Call((PyObject *)state->mmap_type, args, kwargs);
+    memfile_release(&hole);
     if (map == NULL) {
         set_map_error(state, reference, fd);
     }
@@ -148,9 +161,19 @@ enter(State *state, const Reference *reference, PyObject *map, unsigned access,
     }
     Mapping mapping = {buffer.buf, buffer.len, reference->file_offset, access};
     PyBuffer_Release(&buffer);
-    Backing *backing = backing_new_attached(
-        state, &mapping, &reference->id, reference->py_path,
-        by_token ? reference->py_token : NULL, reference->pid);
+    /* The descriptor that a result was made with is closed soon: the way to
+     * it is that of its map, which has to be looked for. */
+    bool is_export = reference->access & MAPPING_EXPORT;
+    PyObject *path = is_export ? PyBytes_FromStringAndSize(NULL, 0)
+                               : Py_NewRef(reference->py_path);
+    if (path == NULL) {
+        return -1;
+    }
+    Backing *backing =
+        backing_new_attached(state, &mapping, &reference->id, path,
+                             by_token ? reference->py_token : NULL,
+                             is_export ? (long)getpid() : reference->pid);
+    Py_DECREF(path);
     if (backing == NULL) {
         return -1;
     }
@@ -210,10 +233,11 @@ attach_own(State *state, const Reference *reference, int fd, bool private)
 }
 
 bool
-attach_is_full(State *state)
+attach_is_full(State *state, const Reference *reference)
 {
     long maps = limits_maps(), descriptors = limits_descriptors();
-    if (!state->mmap_has_trackfd && descriptors < maps) {
+    if ((!state->mmap_has_trackfd || has_maker_only(reference)) &&
+        descriptors < maps) {
         maps = descriptors;
     }
     return state->own_maps >= maps / SHARE_OF_LIMIT;

@@ -98,6 +98,13 @@ source_get(Source *self, SourceKind kind)
     if (memory->owner != NULL) {
         return memory;
     }
+    if (kind == SOURCE_PRIVATE && self->reference.access & MAPPING_EXPORT &&
+        attach_is_full(self->state, &self->reference)) {
+        /* Mapped or copied, one has it for all views. */
+        return source_make(self, 0, self->reference.length, false, memory) == 0
+                   ? memory
+                   : NULL;
+    }
     PyObject *map = kind == SOURCE_SHARED
                         ? attach_shared(self->state, &self->reference)
                         : make_map(self, kind == SOURCE_PRIVATE);
@@ -149,7 +156,8 @@ source_make(Source *self, npy_intp low, npy_intp high, bool may_copy,
             Memory *memory)
 {
     int result = -1;
-    if ((may_copy && high - low <= COPY_MAX) || attach_is_full(self->state)) {
+    if ((may_copy && high - low <= COPY_MAX) ||
+        attach_is_full(self->state, &self->reference)) {
         int fd = take_descriptor(self);
         if (fd >= 0 && memory_allocate(low, high, memory) == 0) {
             result = read_bytes(self, fd, memory);

@@ -20,7 +20,7 @@
 #include "state.h"
 
 /* Raised by every change of what a message holds. */
-#define MESSAGE_VERSION 2
+#define MESSAGE_VERSION 3
 
 typedef struct {
     PyObject *py_token, *py_path; /* bytes */
