@@ -30,6 +30,7 @@ typedef struct {
     bool refused;  /* the system has none */
     int64_t until; /* none before that time (nanoseconds, monotonic): they were
                     * slow to be had */
+    int64_t pause; /* how long that was the last time; 0 after a success */
 } LargePages;
 
 /* Fills *file with a new file of `size` bytes, all zero: 0, or -1 with errno.

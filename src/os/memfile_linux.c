@@ -47,8 +47,10 @@
 #define BLOCK_COST 500000
 #define FORGIVEN 5000000
 
-/* After that large pages are given up for so long. */
-#define PAUSE 10000000000
+/* After that large pages are given up for so long: one delay may be that of a
+ * busy machine, so from the shorter to the longer. */
+#define SHORT_PAUSE 50000000
+#define LONG_PAUSE 10000000000
 
 static int
 create_memfd(MemFile *file)
@@ -214,6 +216,17 @@ make_large(int fd, int64_t offset, char *address, const char *data,
     return madvise(map, length, MADV_COLLAPSE) == 0;
 }
 
+static void
+give_up(LargePages *pages)
+{
+    int64_t pause = 4 * pages->pause;
+    pause = pause < SHORT_PAUSE  ? SHORT_PAUSE
+            : pause > LONG_PAUSE ? LONG_PAUSE
+                                 : pause;
+    pages->pause = pause;
+    pages->until = read_clock(CLOCK_MONOTONIC) + pause;
+}
+
 /* Fills whole blocks for as long as large pages can be had, and soon: how many
  * bytes it filled. `window` has room for a piece. */
 static size_t
@@ -232,7 +245,7 @@ fill_blocks(int fd, LargePages *pages, int64_t offset, const char *data,
         if (!large) {
             /* The kernel doesn't know it, or not for shared memory. */
             pages->refused |= error == EINVAL || error == ENOSYS;
-            pages->until = read_clock(CLOCK_MONOTONIC) + PAUSE;
+            give_up(pages);
             break;
         }
         memcpy(window, data + done, piece);
@@ -240,10 +253,11 @@ fill_blocks(int fd, LargePages *pages, int64_t offset, const char *data,
         allowed +=
             (int64_t)(piece / MEMFILE_BLOCK) * BLOCK_COST - (end - start);
         if (allowed < 0) {
-            pages->until = read_clock(CLOCK_MONOTONIC) + PAUSE;
-            break;
+            give_up(pages);
+            return done;
         }
     }
+    pages->pause = done == length ? 0 : pages->pause;
     return done;
 }
 
