@@ -380,6 +380,13 @@ results_memory(Outgoing *message, PyObject *array, Plan *plan, Reason *reason)
     return memory;
 }
 
+bool
+results_are_mapped(const Outgoing *message, PyArrayObject *array)
+{
+    return message->kept != NULL && PyArray_NBYTES(array) >= EXPORT_MIN &&
+           !PyDataType_REFCHK(PyArray_DESCR(array));
+}
+
 void
 results_clear(Outgoing *message)
 {
