@@ -117,10 +117,11 @@ PyDoc_STRVAR(
     "count_pending()\n--\n\n"
     "Count one more array that each task makes its own in the message being\n"
     "written; return the list of what that holds, or None.");
-PyDoc_STRVAR(is_mapped_doc,
-             "is_mapped(array, /)\n--\n\n"
-             "True if the memory of the array belongs to a mapping, or will in\n"
-             "the reader of the message that this thread writes.");
+PyDoc_STRVAR(
+    is_mapped_doc,
+    "is_mapped(array, /)\n--\n\n"
+    "True if the memory of the array belongs to a mapping, or will in\n"
+    "the reader of the message that this thread writes.");
 PyDoc_STRVAR(describe_doc, "describe(array, /)\n--\n\n"
                            "How the array will travel, as a dict.");
 PyDoc_STRVAR(counts_doc, "counts()\n--\n\n"

@@ -277,13 +277,14 @@ def test_error_in_loading(backend):
             pool(delayed(break_loading)() for _ in range(2))
         for pid in pids:
             assert wait_until(
-                lambda pid=pid: not Path(f"/proc/{pid}").exists()
-                or open_files(pid) == 0
+                lambda pid=pid: (
+                    not Path(f"/proc/{pid}").exists() or open_files(pid) == 0
+                )
             )
 
 
 ABORTED = """
-import os, sys, time
+import gc, os, sys, time
 from joblib import Parallel, delayed
 import numpy as np, samemap
 def task(i):
@@ -304,6 +305,7 @@ def count():
     return sum("memfd:samemap" in file for file in files)
 end = time.monotonic() + 5
 while count() and time.monotonic() < end:
+    gc.collect()
     time.sleep(.05)
 print(count())
 """

@@ -16,8 +16,8 @@ int results_collect(Outgoing *message, PyObject *results);
 PyObject *results_memory(Outgoing *message, PyObject *array, Plan *plan,
                          Reason *reason);
 
-/* The memory of `array`, a result or a part of one, will be a map in the caller,
- * as far as its size tells. */
+/* The memory of `array`, a result or a part of one, will be a map in the
+ * caller, as far as its size tells. */
 bool results_are_mapped(const Outgoing *message, PyArrayObject *array);
 
 /* Lets go what is kept for the message. */
