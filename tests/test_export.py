@@ -157,7 +157,6 @@ def change_kept():
     if "array" in _kept:
         _kept["array"] += 1
     time.sleep(0.1)  # for the other worker
-    return None
 
 
 def test_worker_keeps(backend):
@@ -301,7 +300,8 @@ results = Parallel(2, sys.argv[1], return_as="generator")(
 next(results)
 del results
 def count():
-    files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    folder = "/proc/self/fd"
+    files = [os.path.realpath(f"{folder}/{fd}") for fd in os.listdir(folder)]
     return sum("memfd:samemap" in file for file in files)
 end = time.monotonic() + 5
 while count() and time.monotonic() < end:
@@ -337,7 +337,7 @@ def test_killed_worker():
 def limited():
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     return ramp()
 
@@ -345,7 +345,7 @@ def limited():
 def count_no_room():
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     counted = samemap.stats()["no room"]["arrays"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     return counted

@@ -66,8 +66,19 @@ def begin_task() -> None:
     if _closer is not None:
         _wake.set()
         _closer.join()
+        _wait_for_system(_closer)
         _closer = None
         _core.close_exports()
+
+
+def _wait_for_system(thread: threading.Thread) -> None:
+    """Wait for the end of a thread that has been joined.
+
+    The system has it a moment longer, and os.fork counts what the system has.
+    """
+    path, end = f"/proc/self/task/{thread.native_id}", time.monotonic() + 0.1
+    while os.path.exists(path) and time.monotonic() < end:
+        time.sleep(0.0001)
 
 
 def _close_when_idle() -> None:

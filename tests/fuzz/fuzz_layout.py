@@ -225,6 +225,7 @@ class Fuzzer:
         assert not wrong, (wrong, expected)
         assert exact_bytes(found) == before
 
+
     def check_tasks(self, views):
         """Send views as tasks hold them, and run the tasks one after the other."""
         rng = self.random
