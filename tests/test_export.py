@@ -406,6 +406,13 @@ def test_forked_child_of_worker(backend):
     assert [count for count, _ in results] == [0] * 6
 
 
+def test_workers_of_one_task():
+    """A worker that ends after its task stays until its result has been read."""
+    pool = Parallel(2, "multiprocessing", batch_size=1, maxtasksperchild=1)
+    for result in pool(delayed(ramp)(N) for _ in range(20)):
+        np.testing.assert_array_equal(result, ramp())
+
+
 def test_receipts():
     """A file is closed when it is acknowledged, and older ones that never were."""
     from samemap._batches import pool_pickler
