@@ -30,6 +30,7 @@ if sanitizers:
 
 # The seam to the operating system: `SAMEMAP_OS=none` builds the one that knows nothing.
 system = os.environ.get("SAMEMAP_OS") or sys.platform
+system = "linux" if system == "linux" else "none"
 others = "_none.c" if system == "linux" else "_linux.c"
 sources = [
     p for p in sorted(glob("src/**/*.c", recursive=True)) if not p.endswith(others)

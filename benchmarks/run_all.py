@@ -25,6 +25,7 @@ BENCHMARKS = (
     "large",
     "small",
     "touch",
+    "export",
     "importing",
     "worker_memory",
     "estimators",

@@ -4,11 +4,13 @@
 
 #include "backing.h"
 #include "errors.h"
+#include "fork.h"
+#include "os/system.h"
 #include "receiver/attach.h"
 #include "receiver/pending.h"
 #include "receiver/rebuild.h"
 #include "receiver/source.h"
-#include "receiver/take.h"
+#include "receiver/task.h"
 #include "registry.h"
 #include "sender/describe.h"
 #include "sender/export.h"
@@ -19,24 +21,6 @@
 #include "sender/shared.h"
 #include "state.h"
 #include "wire/memmap.h"
-
-/* In a forked child: what was mapped goes on, but new tokens must differ from
- * the parent's, the map table is another, and the parent's other threads,
- * whose messages are in the lists, do not exist here. */
-static PyObject *
-after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
-{
-    State *state = PyModule_GetState(module);
-    maptable_close(&state->maptable);
-    registry_after_fork(state);
-    export_after_fork(state);
-    threadlist_after_fork(&state->outgoing);
-    threadlist_after_fork(&state->tasks);
-    if (registry_new_prefix(state) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
 
 /* The index of `py_name` in `names`, which ends with NULL; -1 with ValueError:
  * `expected` names them for people. */
@@ -150,10 +134,10 @@ static PyMethodDef functions[] = {
     {"attach", source_attach, METH_VARARGS, attach_doc},
     {"rebuild", (PyCFunction)(void (*)(void))rebuild_call, METH_FASTCALL,
      rebuild_doc},
-    {"pending", (PyCFunction)(void (*)(void))pending_call, METH_FASTCALL,
+    {"pending", (PyCFunction)(void (*)(void))pending_view, METH_FASTCALL,
      pending_doc},
-    {"pending_call", pending_function, METH_VARARGS, pending_call_doc},
-    {"run", take_run, METH_VARARGS, run_doc},
+    {"pending_call", pending_call, METH_VARARGS, pending_call_doc},
+    {"run", task_run, METH_VARARGS, run_doc},
     {"is_own", outgoing_is_own, METH_O, is_own_doc},
     {"count_pending", outgoing_count_pending, METH_NOARGS, count_pending_doc},
     {"is_mapped", describe_is_mapped, METH_O, is_mapped_doc},
@@ -165,7 +149,7 @@ static PyMethodDef functions[] = {
     {"known", known, METH_NOARGS, known_doc},
     {"set_map_table", set_map_table, METH_O, set_map_table_doc},
     {"set_pagemap", set_pagemap, METH_O, set_pagemap_doc},
-    {"_after_fork", after_fork, METH_NOARGS, NULL},
+    {"_after_fork", fork_in_child, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -216,7 +200,8 @@ module_exec(PyObject *module)
         errors_init(state) < 0 || attach_init(state) < 0 ||
         owner_init(state) < 0 || memmap_init(state) < 0 ||
         scan_init(state) < 0 || init_types(state, module) < 0 ||
-        registry_init(state) < 0) {
+        registry_init(state) < 0 ||
+        PyModule_AddStringConstant(module, "SYSTEM", system_name()) < 0) {
         return -1;
     }
     return 0;

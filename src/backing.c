@@ -94,7 +94,7 @@ backing_new_attached(State *state, const Mapping *mapping, const FileId *id,
 void
 backing_set_requested(Backing *self)
 {
-    self->mapping.access |= MAPPING_REQUESTED;
+    self->mapping.access = MAPPING_WRITABLE | MAPPING_REQUESTED;
 }
 
 int

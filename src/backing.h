@@ -38,7 +38,7 @@ typedef struct {
     Backing *sibling;          /* owned: the next of the same owner, or NULL */
     PyObject *py_token; /* owned bytes, the same in every process; NULL: there
                          * is no file that a message could name */
-    bool given;         /* that is a message's: the owner was made for it */
+    bool given;         /* the token is a message's, and so the owner ours */
     bool counted;       /* it is one of State.own_maps */
 } Place;
 

@@ -71,6 +71,17 @@ match(const Mapping *mapping, const MapEntry *entry, const char *path,
     return result;
 }
 
+static bool
+is_open(const FileId *id)
+{
+    bool result;
+    const FileId copy = *id;
+    Py_BEGIN_ALLOW_THREADS
+    result = fileid_is_open(&copy);
+    Py_END_ALLOW_THREADS
+    return result;
+}
+
 const char *
 reach_path(const Reach *reach)
 {
@@ -360,7 +371,10 @@ reach_from_path(State *state, Reach *reach, const Mapping *mapping,
 {
     FileStatus status;
     init(reach);
-    if (stat_path(path, &status) < 0 || !status.regular) {
+    /* The path may lead to another file by now. The map of an np.memmap keeps a
+     * descriptor on its own, so one that nobody has open is not it. */
+    if (stat_path(path, &status) < 0 || !status.regular ||
+        !is_open(&status.id)) {
         reach->reason = REASON_UNREACHABLE;
         return mapping->length;
     }

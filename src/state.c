@@ -23,9 +23,13 @@ init_names(State *state)
     }
     STATE_NAMES(INTERN)
 #undef INTERN
+    state->str_r = PyUnicode_InternFromString("r");
     state->str_r_plus = PyUnicode_InternFromString("r+");
     state->str_w_plus = PyUnicode_InternFromString("w+");
-    return state->str_r_plus != NULL && state->str_w_plus != NULL ? 0 : -1;
+    return state->str_r != NULL && state->str_r_plus != NULL &&
+                   state->str_w_plus != NULL
+               ? 0
+               : -1;
 }
 
 static int

@@ -64,10 +64,11 @@
     X(PyObject, prot_read)                                                     \
     X(PyObject, prot_write)                                                    \
     /* The registry's dicts of Backings, which hold their owner weakly: by the \
-     * address of the owner, and by token (maps made for messages). */         \
+     * address of the owner, and by token (shared maps). */                    \
     X(PyObject, by_owner)                                                      \
     X(PyObject, by_token)                                                      \
     /* Modes of np.memmap. */                                                  \
+    X(PyObject, str_r)                                                         \
     X(PyObject, str_r_plus)                                                    \
     X(PyObject, str_w_plus)
 
@@ -103,7 +104,8 @@ typedef struct State {
     PagemapSource pagemap;
 
     /* What threads do now: the messages that they write (Outgoing), the tasks
-     * that they make ready (take.c). Borrowed: each takes itself out. */
+     * that they make ready (receiver/task.c). Borrowed: each takes itself out.
+     */
     ThreadLink *outgoing, *tasks;
 
     /* What this process had open when that message was written: reach.c. */
@@ -112,7 +114,8 @@ typedef struct State {
 
     uint64_t message_count;
 
-    long own_maps;         /* that messages made for one task or reader */
+    long map_limit; /* of the system, as budget.c has asked for it; or 0 */
+    long own_maps;  /* that messages made for one task or reader */
     long kept_descriptors; /* of sources, see receiver/source.c */
 
     ExportFile *exports; /* writer: sender/export.c, as of these all */

@@ -1,6 +1,6 @@
 /* A list of what threads are doing now, newest first. A reducer isn't told
- * which pickler has called it, nor a rebuild which unpickler: both find their
- * message here, by thread. */
+ * which pickler has called it, nor a rebuild which task is being made ready:
+ * the one finds its message here, the other its task, by thread. */
 #ifndef SAMEMAP_THREADLIST_H
 #define SAMEMAP_THREADLIST_H
 

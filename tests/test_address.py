@@ -317,6 +317,22 @@ def test_no_table(path):
         _core.set_map_table("auto")
 
 
+def test_no_table_and_another_file_at_the_path(path):
+    """Where no table exists a path that leads to another file is not followed."""
+    _core.set_map_table("none")
+    try:
+        array = np.memmap(path, np.int64, "r+")
+        expected = np.array(array)
+        other = path.with_name("other")
+        (expected + 1).tofile(other)
+        other.replace(path)
+        assert samemap.explain(array)["reason"] == "unreachable"
+        copy = samemap.loads(samemap.dumps(array))
+        np.testing.assert_array_equal(copy, expected)
+    finally:
+        _core.set_map_table("auto")
+
+
 @pytest.mark.needs_maps
 def test_no_descriptor_for_the_table(path):
     """Without a descriptor left there is no table, and the map is asked for later."""

@@ -23,7 +23,7 @@ VIEWS = {
 }
 
 
-@pytest.fixture(params=["r", "r+", "c"])
+@pytest.fixture(params=["r", "r+", pytest.param("c", marks=pytest.mark.needs_pagemap)])
 def root(request, raw_file):
     path = raw_file(np.arange(-OFFSET, COUNT))
     return np.memmap(path, int, request.param, offset=8 * OFFSET)
@@ -212,6 +212,7 @@ def test_fits_table(send, table, view, max_nbytes):
     assert [describe_record(result) for result in results] == expected
 
 
+@pytest.mark.needs_maps
 def test_path_of_a_renamed_file(send, root):
     """The root keeps the name that the program gave; its data are the file's."""
     name = str(root.filename)

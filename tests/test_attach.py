@@ -58,7 +58,15 @@ def array(path):
         {"length": 1 << 64},
         {"offset": (1 << 63) - PAGE, "length": 2 * PAGE},
         {"access": -1},
+        {"access": 4},
+        {"access": 6},
+        {"access": 8},
+        {"access": 9},
+        {"access": 10},
+        {"access": 13},
+        {"access": 15},
         {"access": 16},
+        {"access": 1 << 70},
         {"pid": 0},
         {"pid": -1},
     ],
@@ -230,6 +238,19 @@ def test_closed_map(array):
     copy = samemap.loads(message)
     assert copy.base is not closed
     assert copy.tolist() == expected
+
+
+@pytest.mark.parametrize("flags", [0, OWN, encoding.PRIVATE])
+def test_closed_while_the_message_is_read(array, flags):
+    """What loads first may close its map: the next view of the message gets another."""
+    source = _core.attach(*{**reference(array), "token": ELSEWHERE}.values())
+    layout = encode("i8", array.shape, flags=flags)
+    first = _core.rebuild(source, layout).base
+    assert _core.rebuild(source, layout).base is first
+    first.close()
+    second = _core.rebuild(source, layout)
+    assert second.base is not first
+    assert second.tolist() == array.tolist()
 
 
 def test_map_moved_since(array, path):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import samemap
 from joblib import delayed
+from samemap import _core
 from support.batches import run_in_batches
 from support.kinds import KINDS, MEMORY, OWN, READ_ONLY, SHARED, plain
 
@@ -24,7 +25,7 @@ SIZES = {"small": 100, "large": 1000}  # numbers of 8 bytes
 TASKS = 6
 
 POOLS = ["loky", "multiprocessing"]
-BATCH_SIZES = [1, 10, "auto"]
+BATCH_SIZES = [pytest.param(1, marks=pytest.mark.long), 10, "auto"]
 
 THE_TASKS_OWN = ([0], [1])
 REFUSED = ([0], "read-only")
@@ -179,7 +180,24 @@ def skip_if_missing(kind):
         pytest.skip(reason)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# Without a map table these are not told from ordinary memory or, the last, from a map
+# of a file; a temporary file has no name by which an np.memmap could tell of it.
+UNTOLD = [
+    "memmap of a TemporaryFile",
+    "Arrow, r+, by address",
+    "RawArray",
+    "anonymous mmap",
+]
+
+
+def marked(kinds, untold):
+    return [
+        pytest.param(kind, marks=pytest.mark.needs_maps if kind in untold else ())
+        for kind in kinds
+    ]
+
+
+@pytest.mark.parametrize("kind", marked(KINDS, UNTOLD))
 def test_writes(cases, kind):
     """What tasks write is seen by those who see it in the contract, by nobody else."""
     skip_if_missing(kind)
@@ -312,6 +330,18 @@ def test_deep_and_large(pool, batch_size, kind, make):
     assert found == {way: [REFUSED] * 20 for way in tasks}
 
 
+@pytest.mark.parametrize("kind", ["mmap"], indirect=True)
+def test_deep_and_copied(pool, batch_size, kind, make):
+    """Nor is it writeable where it arrives as a copy that tasks may share."""
+    tasks = deep(make("large"), pool)
+    _core.set_map_table("none")
+    try:
+        found = run(pool, batch_size, tasks)
+    finally:
+        _core.set_map_table("auto")
+    assert found == {way: [REFUSED] * 20 for way in tasks}
+
+
 @pytest.mark.parametrize("fixed", [1, 10])
 def test_deep_and_small(pool, fixed, kind, make):
     """Up to `max_nbytes` it arrives as joblib sends it."""
@@ -345,6 +375,8 @@ def write_in_nested_tasks(array):
     return run("loky", 4, {"nested": tasks})["nested"], off(plain(array), 0)
 
 
+# What arrives as a copy is ordinary memory to the tasks of that task.
+@pytest.mark.parametrize("kind", marked(ENEMIES, ENEMIES[1:]), indirect=True)
 @pytest.mark.parametrize("fixed", [1, 2])
 def test_nested_pools(fixed, kind, make):
     """What an argument is to a task, it is to the tasks of that task."""

@@ -178,7 +178,14 @@ def test_counters(path):
     assert after["memory"]["bytes"] == before["memory"]["bytes"] + 24
 
 
-@pytest.mark.parametrize("make", [anonymous, unreachable, modified])
+@pytest.mark.parametrize(
+    "make",
+    [
+        anonymous,
+        pytest.param(unreachable, marks=pytest.mark.needs_maps),
+        pytest.param(modified, marks=pytest.mark.needs_maps),
+    ],
+)
 def test_strict(path, make):
     """Strict: mapped memory that would be copied raises, with the reason."""
     array = make(path)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joblib import Parallel, delayed
+from samemap import _core
 from support.equality import fingerprint
 from support.scripts import run_script
 
@@ -82,14 +83,18 @@ def test_no_elements_are_no_work(tmp_path):
         import numpy as np
         from samemap import _core
         from fuzz_message import layout_bytes
-        from support.references import attach, reference
+        from support.encoding import ALONE, PRIVATE
+        from support.references import reference
         array = np.memmap(sys.argv[1], np.uint8, "w+", shape=(100,))
         array = np.memmap(sys.argv[1], np.uint8, "c")
-        layout = layout_bytes(1, 2, 0, [2**20, 2**20, 2**20, 0], [1, 1, 1, 1])
-        owner = attach(reference(array))
-        print(_core.rebuild(owner, layout, None, (None, b"")).size)
+        for flags in (PRIVATE, PRIVATE | ALONE):
+            layout = layout_bytes(flags, 2, 0, [2**20, 2**20, 2**20, 0], [1, 1, 1, 1])
+            source = _core.attach(*reference(array).values())
+            print(_core.rebuild(source, layout, None, (None, b"")).size)
+            pending = _core.pending(source, layout, None, (None, b""))
+            print(_core.run(np.size, (pending,), {}))
     """
-    assert run_script(source, tmp_path / "file", timeout=30) == "0\n"
+    assert run_script(source, tmp_path / "file", timeout=30) == "0\n" * 4
 
 
 @pytest.mark.parametrize("change", ["bytes", "strides", "dtype"])
@@ -107,3 +112,35 @@ def test_fuzzer_finds_faults(folder, monkeypatch, change):
     monkeypatch.setattr(fuzz_layout.pickle, "loads", lambda data: wrong[change])
     with pytest.raises(AssertionError):
         fuzzer.check(array)
+
+
+@pytest.mark.parametrize("change", ["bytes", "identity", "own"])
+def test_fuzzer_finds_faults_of_batches(folder, monkeypatch, change):
+    """A byte that isn't as it was sent, two arrays in place of one, and one array for
+    several tasks."""
+
+    def change_tasks(message):
+        tasks = read_tasks(message)
+        if change == "own":
+            # One task that has the arguments of all.
+            parts = tuple(args for _, args, _ in tasks if len(args) == 3)
+            return _core.run(lambda *parts: parts, parts, {}) or tasks
+        function, value = fuzz_layout.describe_and_write, int(change == "bytes")
+        return [
+            (function, (same + value, [same + 0]), {"x": same + value}) for _ in tasks
+        ]
+
+    same = np.zeros(3)
+    read_tasks = fuzz_layout.read_tasks
+    fuzzer = fuzz_layout.Fuzzer(folder / "batches", 0)
+    fuzzer.views(1)
+    views = [np.zeros(3) for _ in range(3)]
+    fuzzer.check_tasks(views)
+    monkeypatch.setattr(fuzz_layout, "read_tasks", change_tasks)
+
+    def check_often():
+        for _ in range(20):
+            fuzzer.check_tasks(views)
+
+    with pytest.raises(AssertionError):
+        check_often()

@@ -200,14 +200,14 @@ BODIES = {
     "damaged": """
         fails(_core.rebuild, source(), encode("f8", (1 << 20,)))
         fails(_core.rebuild, source(), b"", None, (1, 2, 3))
-        fails(_core.rebuild, source(), flagged(PRIVATE), None, (0, b"12", 1, b"3"))
+        fails(_core.rebuild, source(), flagged(PRIVATE), None, (0, b"12", -1, b"3"))
         fails(_core.rebuild, (kept.base, 1, 2), b"")
         fails(_core.rebuild, (source(), 1, 2, 3), b"")
         fails(lambda: elsewhere(arguments, version=1))
         fails(lambda: elsewhere(arguments, token=b"short"))
         fails(lambda: elsewhere(arguments, path=b"/dev/zero"))
         fails(lambda: elsewhere(arguments, path=b"/"))
-        fails(lambda: elsewhere(arguments, path=b"/gone"))
+        fails(lambda: elsewhere(arguments, path=b"/gone", pid=1))
         fails(lambda: elsewhere(arguments, length=1 << 40))
     """,
     "through the sender": """

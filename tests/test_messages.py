@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import samemap
 from samemap import _core, _envelope
+from samemap._batches import pool_pickler
+from samemap._envelope import Writer, read_tasks
+from samemap._tables import Options, make_table
 from support.foreign import array_at, map_at
-from support.references import backing, elsewhere, reference
+from support.references import backing, elsewhere, reference, token
 
 pytestmark = pytest.mark.needs_maps
 
@@ -140,6 +143,66 @@ def test_phases(tmp_path):
     for phase in (0, 5, -1):
         with pytest.raises(ValueError, match="phase"):
             message.enter(phase)
+
+
+@pytest.mark.parametrize("cls", [np.memmap, np.ndarray, np.recarray])
+def test_objects_lead_to_arguments(array, cls):
+    """In a batch of parts each task finds one object on all ways to an array, and
+    one that other tasks have only where they have it by an object of theirs."""
+    first, second, third = (array[i : i + 9].view(cls) for i in range(3))
+    common, own = Checks(first), Checks(second)
+    tasks = [
+        (compare, (common, first, own, second), {}),
+        (compare, (common, first, Checks(third), third), {}),
+        (compare, (common, first, common, first), {}),
+        (compare, (own.array, second, third, third), {}),
+    ]
+    writer = Writer(pool_pickler, make_table(Options(), max_nbytes=1000))
+    message = writer.write_tasks(tasks, [])
+    assert message[3] is not None
+    loaded = read_tasks(message)
+    assert [function(*args, **kwargs) for function, args, kwargs in loaded] == [4] * 4
+
+
+def compare(*things):
+    """As a task: count the ways that lead to the same array as the next one."""
+    arrays = [getattr(thing, "array", thing) for thing in things]
+    same = [arrays[i] is arrays[i + 1] for i in (0, 2)]
+    return 2 * sum(same)
+
+
+@pytest.mark.needs_pagemap
+def test_parts_have_all_bytes(tmp_path):
+    """What is modified in a private map is in each part that needs it."""
+    path = tmp_path / "private"
+    path.write_bytes(bytes(800))
+    array = np.memmap(path, np.float64, "c")
+    array[:] = 7
+    views = array[:3], array[::2], array[1:2]
+    tasks = [
+        (add_up, (views[0], Box(views[0]), views[2]), {}),
+        (add_up, (views[0], array, views[1]), {}),
+        (add_up, (views[0], views[2], array), {}),
+    ]
+    writer = Writer(pool_pickler, make_table(Options(), max_nbytes=1000))
+    message = writer.write_tasks(tasks, [])
+    assert message[3] is not None
+    data = [message[2].replace(token(array)[:8], b"elsewher")]
+    parts = [(p.replace(token(array)[:8], b"elsewher"), n) for p, n in message[3]]
+    loaded = read_tasks((*message[:2], *data, parts))
+    found = [function(*args, **kwargs) for function, args, kwargs in loaded]
+    assert found == [function(*args, **kwargs) for function, args, kwargs in tasks]
+
+
+class Box:
+    """Leads to an array."""
+
+    def __init__(self, array):
+        self.array = array
+
+
+def add_up(*things):
+    return [float(getattr(thing, "array", thing).sum()) for thing in things]
 
 
 def test_map_is_held(array):

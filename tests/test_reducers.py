@@ -1,12 +1,15 @@
 """The user's own reducers, given to joblib's pools, and ours."""
 
+import gc
+import weakref
+
 import joblib.executor
 import joblib.pool
 import numpy as np
 import pytest
 import samemap
 from joblib.parallel import BatchedCalls
-from samemap import _subclasses
+from samemap import _core, _subclasses
 
 
 class Marked(np.recarray):
@@ -107,3 +110,19 @@ def test_late_entries_are_not_over_the_users():
     assert backward[np.ma.MaskedArray] is mark
     del forward[np.matrix]
     assert {*_subclasses.late(forward)} == {np.matrix}
+
+
+@pytest.mark.parametrize("name", ["stock", "max_nbytes"])
+def test_collected_with_what_leads_to_it(name):
+    """A reducer that what it was given holds is garbage together with that."""
+
+    class Number:
+        def __index__(self):
+            return 5
+
+    given = Number()
+    given.reducer = _core.Reducer(**{name: given})
+    gone = weakref.ref(given)
+    del given
+    gc.collect()
+    assert gone() is None

@@ -129,8 +129,11 @@ def as_ndarray(array):
     return array.view(np.ndarray)
 
 
+MODES = ["r", "r+", pytest.param("c", marks=pytest.mark.needs_pagemap)]
+
+
 @pytest.mark.parametrize("convert", [identity, as_ndarray])
-@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+@pytest.mark.parametrize("mode", MODES)
 def test_memmap_result(send, mapped, mode, convert):
     """A memmap comes back as one of its mode, on a map that is its own."""
     array = mapped(mode)
@@ -162,6 +165,7 @@ def add_to_all(array, number):
     return array
 
 
+@pytest.mark.needs_pagemap
 def test_private_result(backend, mapped):
     """A memmap of mode c comes back private, with the pages that its task wrote."""
     array = mapped("c")
@@ -183,7 +187,7 @@ def two_views(array):
     return array[:10], [array[::-1], array.view(np.ndarray)[5:]]
 
 
-@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+@pytest.mark.parametrize("mode", MODES)
 def test_views_in_one_result(send, mapped, mode):
     """Views of one memmap that come back together share memory, as they did there."""
     array = mapped(mode)

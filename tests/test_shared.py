@@ -1,5 +1,6 @@
 """Memory made to be shared: samemap.empty, zeros and share."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -12,7 +13,7 @@ import samemap
 from joblib import Parallel, delayed
 from samemap import _core
 from support import seccomp
-from support.scripts import run_script
+from support.scripts import mounted, run_script
 
 pytestmark = [pytest.mark.needs_maps, pytest.mark.needs_descriptors]
 
@@ -31,6 +32,17 @@ def made_maps(pid="self"):
     """Return the lines of a process's table that are about such memory."""
     table = Path(f"/proc/{pid}/maps").read_text().splitlines()
     return [line for line in table if "/memfd:samemap" in line]
+
+
+def made_descriptors():
+    """Return the numbers of this process's descriptors that are of such memory."""
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        # That of the folder itself is gone.
+        with contextlib.suppress(FileNotFoundError):
+            if "memfd:samemap" in os.readlink(path):
+                found.append(path.name)
+    return sorted(found)
 
 
 def fill(array, i):
@@ -167,15 +179,36 @@ def test_sent_on_without_its_maker(send):
     np.testing.assert_array_equal(second, [1, 2, 3, 4, 5, 6])
 
 
+ORPHAN = """
+    import os, samemap
+    from joblib import Parallel, delayed
+    array = samemap.zeros(6)
+    def fill(array, i):
+        array[i] = i
+    waiting, leaving = os.pipe()
+    if os.fork():
+        os._exit(0)
+    os.close(leaving)
+    os.read(waiting, 1)  # until the parent is gone
+    Parallel(2, backend="multiprocessing")(delayed(fill)(array, i) for i in range(6))
+    print(array.tolist(), flush=True)
+"""
+
+
+def test_forked_child_of_its_maker():
+    """A forked child has the memory too, and shares it when its parent is gone."""
+    assert run_script(ORPHAN) == "[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]\n"
+
+
 def made_maps_of_worker(_):
     gc.collect()
-    return made_maps()
+    return made_maps(), made_descriptors()
 
 
 def test_freed(backend):
     """With the last array go maps and descriptors, here and in a pool that lives."""
     gc.collect()
-    before = made_maps(), sorted(os.listdir("/proc/self/fd")), _core.known()
+    before = made_maps(), made_descriptors(), _core.known()
     with Parallel(2, backend=backend, batch_size=1) as parallel:
         parallel(delayed(made_maps_of_worker)(None) for _ in range(4))
         for _ in range(3):
@@ -187,12 +220,40 @@ def test_freed(backend):
             parallel(delayed(time.sleep)(0.05) for _ in range(4))
             gc.collect()
             found = parallel(delayed(made_maps_of_worker)(None) for _ in range(4))
-            assert found == [before[0]] * 4
-            assert (made_maps(), _core.known()) == (before[0], before[2])
+            assert found == [before[:2]] * 4
+            assert (made_maps(), made_descriptors(), _core.known()) == before
     gc.collect()
-    left = set(os.listdir("/proc/self/fd")) - set(before[1])
-    links = [os.readlink(f"/proc/self/fd/{fd}") for fd in left if fd.isdigit()]
-    assert not [link for link in links if "memfd:samemap" in link]
+    assert made_descriptors() == before[1]
+
+
+def count_all():
+    gc.collect()
+    maps = len(Path("/proc/self/maps").read_text().splitlines())
+    return len(os.listdir("/proc/self/fd")), maps, _core.known(), len(gc.get_objects())
+
+
+def test_nothing_is_left():
+    """After hundreds of arrays, sent, received or refused, all counts are the same."""
+    source = np.arange(300_000)
+    counts = []
+    for _ in range(2):
+        for i in range(200):
+            samemap.empty(i)
+            shared = samemap.share(source)
+            samemap.loads(samemap.dumps([shared, shared[::-1]]))
+            for fails in (object, [("a", object)]):
+                with pytest.raises(TypeError):
+                    samemap.zeros(3, fails)
+            with pytest.raises(MemoryError):
+                samemap.zeros(1 << 50, "u1")
+            with pytest.raises(ValueError, match="exceed"):
+                _core.shared_memory(3, b"four")
+            with pytest.raises(TypeError):
+                _core.shared_memory(3, "text")
+        del shared
+        counts.append(count_all())
+    assert counts[0][:3] == counts[1][:3]
+    assert abs(counts[0][3] - counts[1][3]) < 100
 
 
 def test_view_keeps_memory():
@@ -242,16 +303,15 @@ def test_killed(pool, who):
 
 
 FORBIDDEN = """
-    import os, sys
+    import sys
     from support import seccomp
     seccomp.forbid("memfd_create", int(sys.argv[2]))
     import numpy as np, samemap
     from joblib import Parallel, delayed
     def fill(array, i):
         array[i] = i
-    before = os.listdir("/dev/shm")
     output = samemap.zeros(1_000_000)
-    assert os.listdir("/dev/shm") == before
+    assert samemap.explain(output)["unlinked"]
     Parallel(2, backend=sys.argv[1])(delayed(fill)(output, i) for i in range(8))
     np.testing.assert_array_equal(output[:9], [*range(8), 0])
 """
@@ -262,6 +322,27 @@ def test_memfd_forbidden(backend, action):
     """Where memfd is forbidden, a file without a name in /dev/shm does the same."""
     seccomp.forbidding("memfd_create", action)  # skips
     run_script(FORBIDDEN, backend, action)
+
+
+SMALL_SHM = """
+    from support import seccomp
+    seccomp.forbid("memfd_create", seccomp.REFUSE)
+    import samemap
+    samemap.zeros(1 << 20, "u1")[:] = 1
+    kept = samemap.zeros(3 << 20, "u1")
+    try:
+        samemap.zeros(3 << 20, "u1")[:] = 1
+    except MemoryError as error:
+        print(error)
+    kept[:] = 1
+"""
+
+
+def test_small_file_system():
+    """On a /dev/shm that is too small: an error, where a write would be SIGBUS."""
+    seccomp.forbidding("memfd_create", seccomp.REFUSE)  # skips
+    prefix = mounted("mount -t tmpfs -o size=4M none /dev/shm")
+    assert "3145728 bytes" in run_script(SMALL_SHM, prefix=prefix)
 
 
 NO_ROOM = """

@@ -12,6 +12,7 @@ from samemap import _core
 STUB = ast.parse(Path(samemap.__file__).with_name("_core.pyi").read_text())
 FUNCTIONS = {node.name: node for node in STUB.body if isinstance(node, ast.FunctionDef)}
 CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
+CONSTANTS = {node.target.id for node in STUB.body if isinstance(node, ast.AnnAssign)}
 
 
 def in_stub(function):
@@ -39,7 +40,7 @@ def test_stub_and_docstring(name):
 def test_all_is_in_the_stub():
     """The stub has what the module has, no less and no more."""
     public = {name for name in dir(_core) if not name.startswith("__")}
-    assert public == {*FUNCTIONS, *CLASSES}
+    assert public == {*FUNCTIONS, *CLASSES, *CONSTANTS}
     for name, node in CLASSES.items():
         methods = {m.name for m in node.body if isinstance(m, ast.FunctionDef)}
         own = {*vars(getattr(_core, name))} - {"__doc__", "__module__"}

@@ -1,19 +1,28 @@
 """What a task gets is its own: from the other tasks of its batch, until it ends."""
 
 import gc
+import time
 import weakref
 
 import numpy as np
 import pytest
 from joblib import Parallel, delayed
 from joblib.externals.loky.backend import queues
+from samemap import _core
+from samemap._errors import BackingNotFoundError
+from support import references
 from support.batches import run_in_batches
+from support.encoding import PRIVATE, encode
 from support.own_memory import maps_of, number_of_maps, subtract_mean
+from support.references import reference
+
+# In a message of another process, which is gone.
+ELSEWHERE = {"token": references.ELSEWHERE, "pid": references.NOBODY}
 
 WINDOWS, WIDTH, STEP = 160, 60, 20
 COUNT = STEP * WINDOWS + WIDTH
 
-BATCH_SIZES = [1, 10, "auto"]
+BATCH_SIZES = [pytest.param(1, marks=pytest.mark.long), 10, "auto"]
 
 
 @pytest.fixture(params=BATCH_SIZES)
@@ -118,6 +127,7 @@ def add_to_each(first, second, both):
     ]
 
 
+@pytest.mark.needs_pagemap
 def test_views_alias_within_a_task(backend, tmp_path, open_map, batch_size):
     """Views of one private map see each other's writes, in their task alone."""
     array = open_map(tmp_path, np.arange(6.0))
@@ -234,6 +244,7 @@ def hold_weakly(array):
     return alive
 
 
+@pytest.mark.needs_pagemap
 @pytest.mark.parametrize("make", [private_memmap, fits_image])
 def test_windows_freed_when_the_task_ends(backend, tmp_path, make):
     """So is a view that one task alone has got."""
@@ -277,6 +288,80 @@ def test_arguments_as_results(backend, tmp_path, make, return_as):
 def add_and_return(array, number):
     array += number
     return array
+
+
+def test_calls_that_change_the_arguments():
+    """A call that makes an argument may change those lists that the task goes by."""
+    grown = [[] for _ in range(20)]
+    emptied, shortened = [], {}
+
+    def change():
+        for some in grown:
+            some.append(1)
+        emptied.clear()
+        shortened.clear()
+        return "made"
+
+    emptied.append(_core.pending_call(change))
+    emptied += [_core.pending_call(list, [str(i)]) for i in range(20)]
+    shortened.update(enumerate(emptied[1:]))
+    args = (emptied, shortened, grown)
+    found = _core.run(lambda *args: args, args, {})
+    assert found == ([], {}, [[1]] * 20)
+    inner = [_core.pending_call(lambda: inner.clear() or "made"), *range(9)]
+    assert _core.run(list, ([_core.pending_call(list, inner)],), {}) == [["made"]]
+    new = _core.pending_call(int)
+    late = [_core.pending_call(lambda: late.append(new)), 1]
+    with pytest.raises(RuntimeError, match="changed while"):
+        _core.run(list, (late,), {})
+
+
+def test_memory_that_could_not_be_made(tmp_path):
+    """A call that goes on after an error gets it again, also for no elements."""
+    array = private_memmap(tmp_path, np.arange(9.0))
+    source = _core.attach(*{**reference(array), **ELSEWHERE}.values())
+    (tmp_path / "numbers").unlink()
+
+    def load():
+        for shape in (9,), (0,), (9,):
+            with pytest.raises(BackingNotFoundError):
+                _core.rebuild(source, encode("f8", shape, flags=PRIVATE))
+        return "made"
+
+    assert _core.run(list, ([_core.pending_call(load)],), {}) == ["made"]
+
+
+def many_maps(given, count):
+    """Views of as many private mappings."""
+    layout = encode("f8", (3,), flags=PRIVATE)
+    tokens = [i.to_bytes(16, "little") for i in range(1, count + 1)]
+    sources = [_core.attach(*{**given, "token": token}.values()) for token in tokens]
+    return [_core.pending(source, layout) for source in sources]
+
+
+def chain(given, count):
+    """A list of lists, each with the one before it."""
+    links = [many_maps(given, 1)]
+    for _ in range(count):
+        links.append(links[-1:])
+    return links
+
+
+def seconds(args):
+    """Measure how long a task takes to get its arguments, when nothing disturbs."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        _core.run(len, (args,), {})
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@pytest.mark.parametrize("make", [many_maps, chain])
+def test_time_grows_with_the_arguments(tmp_path, make):
+    """Sixteen times as much takes sixteen times as long, not its square."""
+    given = reference(private_memmap(tmp_path, np.arange(9.0)))
+    assert seconds(make(given, 16_000)) < 64 * seconds(make(given, 1000))
 
 
 def test_threads_have_no_copies(tmp_path):

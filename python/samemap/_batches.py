@@ -136,8 +136,9 @@ class BatchReducer:
         cls, (tasks, *rest) = batch.__reduce__()
         try:
             message = self.writer.write_tasks(tasks, held)
-        except SamemapError as error:
-            # Raised here it would reach the caller as that of a pickler.
+        except (SamemapError, OSError) as error:
+            # Raised here it would reach the caller as that of a pickler: what is
+            # wrong with a map, or a disk that is too full for joblib's dump.
             return rebuild_failed_batch, (ticket, error.with_traceback(None))
         return rebuild_batch, (ticket, self.prepare, cls, rest, message)
 

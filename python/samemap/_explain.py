@@ -135,8 +135,9 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
         reducers here and now), ``type``, ``dtype``, ``shape``, ``strides`` (bytes),
         ``writeable``, ``nbytes``, ``message_nbytes`` (bytes pickled for the array
         alone), and ``writes``: who sees what a task writes to the array. "file": the
-        file and everybody who maps it; "shared": everybody who has this memory;
-        "task": the task alone; "none": nobody, as it arrives read-only.
+        file and everybody who maps it; "shared": everybody who has this memory, which
+        was made for that; "task": the task alone; "none": nobody, as it arrives
+        read-only.
 
         For memory on a mapped file also ``path``, ``unlinked`` (bool: the name is
         gone, or is another file's), ``identity``, ``route`` ("path", "descriptor" or
@@ -155,8 +156,12 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
 
     Notes
     -----
-    An array by value is pickled once to know the size of its message; joblib
-    would dump one of more than ``max_nbytes`` to a file instead.
+    This is about an array that is an argument of a task, and nothing is known here of
+    ``max_nbytes``. Of more than that, an array in ordinary memory is dumped by joblib
+    and arrives read-only; so does one whose writes are the task's own, unless it is a
+    `numpy.memmap`, where it sits in an object, a partial or a closure.
+
+    An array by value is pickled once to know the size of its message.
     """
     result = Explanation(_core.describe(array))
     cls = type(array)
@@ -185,7 +190,7 @@ def _can_write_through(told: Explanation) -> bool:
 
 
 def stats() -> Statistics:
-    """Count what this process has sent so far.
+    """Count what this process has sent so far: arguments, or in a worker results.
 
     Returns
     -------

@@ -39,14 +39,16 @@ class Pickler(pickle.Pickler):
         Open for writing bytes.
     verify, strict
         As for `install`; by default what is installed when the pickler is made.
+        ``write_through`` is always as installed.
 
     Notes
     -----
     A pickle of references is a message, not storage: to save data, use
     `numpy.save` or plain `pickle`.
 
-    Arrays on an `np.memmap` share its pages as its mode says; other mapped memory is
-    the reader's own, on private pages (see `install`).
+    Arrays on an `np.memmap` share its pages as its mode says, and those that `empty`,
+    `zeros` and `share` have made share theirs; what else lies on a writable map is the
+    reader's own, on private pages, for each message anew (see `install`).
     """
 
     def __init__(
@@ -94,7 +96,13 @@ def dumps(
     Returns
     -------
     bytes
-        For `loads`, in any process of this user on this machine.
+        For `loads`, in any process of this user on this machine, while the arrays
+        are kept here. Who sees what is written: see `Pickler`.
+
+    Raises
+    ------
+    BackingTruncatedError, StrictError
+        As for `Pickler.dump`.
     """
     file = io.BytesIO()
     Pickler(file, verify=verify, strict=strict).dump(obj)
@@ -106,6 +114,16 @@ def loads(data: bytes | bytearray | memoryview) -> Any:
 
     As with any pickle: only from those you trust. The message names files to
     open.
+
+    Parameters
+    ----------
+    data : bytes-like
+
+    Returns
+    -------
+    object
+        Arrays on the pages that the sender has mapped, or on private ones of them;
+        each call makes private ones of its own.
 
     Raises
     ------

@@ -1,6 +1,7 @@
 """On or off, and with which options: for the process, and for blocks in one context.
 
-joblib is imported, and two of its names are replaced, when the first of these is on.
+joblib is imported, and three of its functions are replaced, when the first of these
+is on.
 What the functions there do is asked here at each call, in the thread that calls.
 """
 
@@ -114,14 +115,17 @@ def install(
         Compare each array on arrival with what was sent: its type, dtype, shape,
         strides and flags, or a checksum of its bytes as well.
     strict : bool
-        Raise `StrictError` where an array on mapped memory would be copied.
+        Raise `StrictError` where an array on mapped memory would be copied, but not
+        where the copy is meant: a result that is to be the caller's own, or memory
+        in a temporary file of joblib's. Classes that are not registered aren't asked.
     write_through : bool
         Let tasks write to every shared and writable map, whoever made it: FITS
         files open for update, ``np.frombuffer(mmap)``, Arrow, SharedMemory and the
         like. Their writes then reach the file, the caller and other tasks. Without
-        it that is so only for an `np.memmap` of mode "r+" or "w+" and its views; of
-        any other map a task gets pages of its own, writeable as sent, and what it
-        writes there nobody else sees.
+        it that is so only for an `np.memmap` of mode "r+" or "w+" and its views, and
+        for memory made with `empty`, `zeros` or `share`; of any other writable map a
+        task gets pages of its own, writeable as sent, and what it writes there nobody
+        else sees.
     memory : bool
         Let arrays of 1 MB and more in results and exceptions come back in memory
         that the caller maps, not through a pipe. Without it arrays in ordinary memory
@@ -147,7 +151,12 @@ def uninstall() -> None:
 
 
 def installed() -> bool:
-    """Tell whether joblib uses samemap's reducers, for calls made here."""
+    """Tell whether joblib uses samemap's reducers, for calls made here and now.
+
+    Returns
+    -------
+    bool
+    """
     return current_options() is not None
 
 
@@ -166,6 +175,11 @@ def enabled(
     Parameters
     ----------
     verify, strict, write_through, memory
+        As for `install`.
+
+    Raises
+    ------
+    ValueError, UnsupportedJoblibError
         As for `install`.
     """
     yield from _within(make_options(verify, strict, write_through, memory))

@@ -3,9 +3,11 @@
  */
 #include "os/fileid.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -41,6 +43,26 @@ fileid_access(const char *path, bool writable)
 {
     int mode = writable ? R_OK | W_OK : R_OK;
     return faccessat(AT_FDCWD, path, mode, AT_EACCESS) < 0 ? errno : 0;
+}
+
+bool
+fileid_is_open(const FileId *id)
+{
+    bool found = false;
+    DIR *directory = opendir("/dev/fd");
+    if (directory == NULL) {
+        return false;
+    }
+    for (struct dirent *item; !found && (item = readdir(directory)) != NULL;) {
+        FileStatus status;
+        char *end;
+        long fd = strtol(item->d_name, &end, 10);
+        found = end != item->d_name && *end == '\0' &&
+                fileid_fstat((int)fd, &status) == 0 &&
+                fileid_equal(&status.id, id);
+    }
+    closedir(directory);
+    return found;
 }
 
 bool

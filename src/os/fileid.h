@@ -39,6 +39,10 @@ int fileid_open(const char *path, bool writable, FileStatus *status);
  * user, as open itself would decide). */
 int fileid_access(const char *path, bool writable);
 
+/* This process has the file open; false as well where the system doesn't list
+ * descriptors. */
+bool fileid_is_open(const FileId *id);
+
 bool fileid_equal(const FileId *a, const FileId *b);
 
 /* "device 8:1, inode 42, born 2026-01-01T00:00:00.000000000Z" and NUL; this

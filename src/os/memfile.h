@@ -45,6 +45,15 @@ int memfile_create(MemFile *file, const char *folder, int64_t size);
 int memfile_fill(const MemFile *file, LargePages *pages, int64_t offset,
                  const char *data, size_t length);
 
+/* Makes large pages of zeros for the whole blocks of a new file, for as long as
+ * they can be had: whoever writes there then has no page to make. */
+void memfile_populate(const MemFile *file, LargePages *pages);
+
+/* Takes the room for all of a file whose file system has a size of its own, for
+ * whoever writes through a map: what finds no room there is killed by SIGBUS.
+ * 0, or -1 with errno. */
+int memfile_secure(const MemFile *file);
+
 /* The file can't become longer any more and, if asked, not shorter: 0, or -1
  * with errno. Nothing happens to a file that can't be sealed. */
 int memfile_seal(const MemFile *file, bool shrink);
@@ -55,7 +64,7 @@ bool memfile_is_sealed(int fd);
 /* Bytes that may still be written to the file before the system refuses or
  * kills: memory that is available, limits of the control group, of the process,
  * and of the file system. An estimate of that moment, at the price of reading
- * some small files (0.1 ms). */
+ * some small files (0.1 ms): ask once for many. */
 int64_t memfile_room(const MemFile *file);
 
 /* Closes the descriptor, if there is one. */

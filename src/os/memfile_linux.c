@@ -40,12 +40,14 @@
  * longer, as the pages leave the caches between clearing and copying. */
 #define PIECE (4 * MEMFILE_BLOCK)
 
-/* A block on a large page is worth what 512 small ones cost, which is this much
- * (nanoseconds of the thread, in which it doesn't count that others have the
- * processor). Getting one may take far longer where memory is in pieces and the
- * kernel moves pages to make one. */
-#define BLOCK_COST 500000
-#define FORGIVEN 5000000
+/* A block on a large page saves its reader and its end more than it costs here,
+ * up to this much (nanoseconds of the thread, in which it doesn't count that
+ * others have the processor): 512 small pages cost 0.5 ms, or several times
+ * that where a virtual machine has to get the memory first. Where memory is in
+ * pieces and the kernel moves pages to make a large one, it may take far
+ * longer. */
+#define BLOCK_COST 2000000
+#define FORGIVEN 20000000
 
 /* After that large pages are given up for so long: one delay may be that of a
  * busy machine, so from the shorter to the longer. */
@@ -143,6 +145,14 @@ memfile_close(MemFile *file)
 }
 
 int
+memfile_secure(const MemFile *file)
+{
+    /* What can be sealed is a memfd, which is in no such file system. */
+    errno = file->sealable ? 0 : posix_fallocate(file->fd, 0, file->size);
+    return errno == 0 ? 0 : -1;
+}
+
+int
 memfile_seal(const MemFile *file, bool shrink)
 {
     int seals = F_SEAL_GROW | (shrink ? F_SEAL_SHRINK : 0);
@@ -196,7 +206,8 @@ read_clock(clockid_t clock)
 }
 
 /* Makes the blocks of [offset, offset + length) large pages at `address`: true
- * when all of them are. Every block has then got a byte of `data`. */
+ * when all of them are. Every block has then got a byte of `data`, or of zeros
+ * if that is NULL. */
 static bool
 make_large(int fd, int64_t offset, char *address, const char *data,
            size_t length)
@@ -209,7 +220,8 @@ make_large(int fd, int64_t offset, char *address, const char *data,
     /* A child that another thread forks now would keep the memory. */
     madvise(map, length, MADV_DONTFORK);
     for (size_t at = 0; at < length; at += MEMFILE_BLOCK) {
-        if (pwrite(fd, data + at, 1, (off_t)(offset + (int64_t)at)) != 1) {
+        const char *byte = data != NULL ? data + at : "";
+        if (pwrite(fd, byte, 1, (off_t)(offset + (int64_t)at)) != 1) {
             return false;
         }
     }
@@ -227,8 +239,9 @@ give_up(LargePages *pages)
     pages->until = read_clock(CLOCK_MONOTONIC) + pause;
 }
 
-/* Fills whole blocks for as long as large pages can be had, and soon: how many
- * bytes it filled. `window` has room for a piece. */
+/* Fills whole blocks with `data`, or zeros if that is NULL, for as long as
+ * large pages can be had, and soon: how many bytes it filled. `window` has room
+ * for a piece. */
 static size_t
 fill_blocks(int fd, LargePages *pages, int64_t offset, const char *data,
             size_t length, char *window)
@@ -238,8 +251,8 @@ fill_blocks(int fd, LargePages *pages, int64_t offset, const char *data,
     while (done < length) {
         size_t piece = length - done < PIECE ? length - done : PIECE;
         int64_t start = read_clock(CLOCK_THREAD_CPUTIME_ID);
-        bool large =
-            make_large(fd, offset + (int64_t)done, window, data + done, piece);
+        bool large = make_large(fd, offset + (int64_t)done, window,
+                                data != NULL ? data + done : NULL, piece);
         int error = errno;
         int64_t end = read_clock(CLOCK_THREAD_CPUTIME_ID);
         if (!large) {
@@ -248,7 +261,9 @@ fill_blocks(int fd, LargePages *pages, int64_t offset, const char *data,
             give_up(pages);
             break;
         }
-        memcpy(window, data + done, piece);
+        if (data != NULL) {
+            memcpy(window, data + done, piece);
+        }
         done += piece;
         allowed +=
             (int64_t)(piece / MEMFILE_BLOCK) * BLOCK_COST - (end - start);
@@ -278,14 +293,20 @@ fill_large(int fd, LargePages *pages, int64_t offset, const char *data,
     return done;
 }
 
+static bool
+may_be_large(const MemFile *file, const LargePages *pages)
+{
+    return file->in_memory && !pages->refused &&
+           read_clock(CLOCK_MONOTONIC) >= pages->until;
+}
+
 int
 memfile_fill(const MemFile *file, LargePages *pages, int64_t offset,
              const char *data, size_t length)
 {
     size_t head = (size_t)-offset & (MEMFILE_BLOCK - 1);
-    if (file->in_memory && length >= MEMFILE_BLOCK &&
-        length - MEMFILE_BLOCK >= head && !pages->refused &&
-        read_clock(CLOCK_MONOTONIC) >= pages->until) {
+    if (length >= MEMFILE_BLOCK && length - MEMFILE_BLOCK >= head &&
+        may_be_large(file, pages)) {
         size_t blocks = (length - head) / MEMFILE_BLOCK * MEMFILE_BLOCK;
         if (write_all(file->fd, offset, data, head) < 0) {
             return -1;
@@ -297,6 +318,15 @@ memfile_fill(const MemFile *file, LargePages *pages, int64_t offset,
         length -= head;
     }
     return write_all(file->fd, offset, data, length);
+}
+
+void
+memfile_populate(const MemFile *file, LargePages *pages)
+{
+    size_t blocks = (size_t)file->size / MEMFILE_BLOCK * MEMFILE_BLOCK;
+    if (blocks > 0 && may_be_large(file, pages)) {
+        fill_large(file->fd, pages, 0, NULL, blocks);
+    }
 }
 
 void

@@ -23,6 +23,20 @@ memfile_fill(const MemFile *file, LargePages *pages, int64_t offset,
     return -1;
 }
 
+void
+memfile_populate(const MemFile *file, LargePages *pages)
+{
+    (void)file, (void)pages;
+}
+
+int
+memfile_secure(const MemFile *file)
+{
+    (void)file;
+    errno = ENOSYS;
+    return -1;
+}
+
 int
 memfile_seal(const MemFile *file, bool shrink)
 {

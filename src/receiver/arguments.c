@@ -5,25 +5,6 @@
 
 #include <string.h>
 
-void *
-task_reserve(void *array, size_t count, size_t *room, size_t size,
-             const void *few)
-{
-    if (count < *room) {
-        return array;
-    }
-    void *larger = PyMem_Realloc(array == few ? NULL : array, 2 * *room * size);
-    if (larger == NULL) {
-        PyErr_NoMemory();
-        return NULL;
-    }
-    if (array == few) {
-        memcpy(larger, few, count * size);
-    }
-    *room *= 2;
-    return larger;
-}
-
 /* It may lead to something. */
 static bool
 is_container(PyObject *object)
@@ -117,7 +98,8 @@ find_pending(Task *task, PyObject *object)
         return -1;
     }
     task->items = items;
-    items[task->item_count++] = (Item){(Pending *)object, NULL, false};
+    items[task->item_count++] =
+        (Item){(Pending *)Py_NewRef(object), NULL, false};
     if (add_place(task, object, task->item_count - 1) < 0) {
         return -1;
     }
@@ -134,7 +116,7 @@ find_in(Task *task, PyObject *container)
         return -1;
     }
     task->nodes = nodes;
-    nodes[task->node_count++] = (Node){container, false, NULL};
+    nodes[task->node_count++] = (Node){Py_NewRef(container), false, NULL};
     if (add_place(task, container, task->node_count - 1) < 0) {
         return -1;
     }
@@ -169,8 +151,20 @@ leads(Task *task, PyObject *object)
     return place >= 0 && task->nodes[place].leads;
 }
 
-/* Containers stand before what they hold, cycles apart: so from the end, and
- * again for as long as something changes. */
+/* True if this is new. */
+static bool
+mark(Task *task, Node *node)
+{
+    if (node->leads || for_each(task, node->object, leads) == 0) {
+        return false;
+    }
+    node->leads = true;
+    return true;
+}
+
+/* Most containers stand before what they hold: so from the end. What several
+ * hold stands before the later ones, as in a list of the links of a chain: so
+ * from the start as well; and again for as long as something changes. */
 void
 arguments_mark(Task *task)
 {
@@ -178,23 +172,33 @@ arguments_mark(Task *task)
     while (changed) {
         changed = false;
         for (size_t i = task->node_count; i-- > 0;) {
-            Node *node = &task->nodes[i];
-            if (!node->leads && for_each(task, node->object, leads) != 0) {
-                node->leads = changed = true;
-            }
+            changed |= mark(task, &task->nodes[i]);
+        }
+        for (size_t i = 0; changed && i < task->node_count; i++) {
+            mark(task, &task->nodes[i]);
         }
     }
+}
+
+/* What is copied from may change meanwhile: a call that makes one of the
+ * arguments, or another thread, may have it. So what is taken out is held. */
+static PyObject *
+replace_held(Task *task, PyObject *object)
+{
+    Py_INCREF(object);
+    PyObject *result = arguments_replace(task, object);
+    Py_DECREF(object);
+    return result;
 }
 
 static PyObject *
 copy_list(Task *task, PyObject *list, Node *node)
 {
-    Py_ssize_t n = PyList_Size(list);
     PyObject *copy = PyList_New(0);
     /* Known before it is filled: it may hold itself. */
     node->copy = Py_XNewRef(copy);
-    for (Py_ssize_t i = 0; copy != NULL && i < n; i++) {
-        PyObject *item = arguments_replace(task, PyList_GetItem(list, i));
+    for (Py_ssize_t i = 0; copy != NULL && i < PyList_Size(list); i++) {
+        PyObject *item = replace_held(task, PyList_GetItem(list, i));
         if (item == NULL || PyList_Append(copy, item) < 0) {
             Py_CLEAR(copy);
         }
@@ -211,11 +215,13 @@ copy_dict(Task *task, PyObject *dict, Node *node)
     Py_ssize_t position = 0;
     node->copy = Py_XNewRef(copy);
     while (copy != NULL && PyDict_Next(dict, &position, &key, &value)) {
-        PyObject *item = arguments_replace(task, value);
+        Py_INCREF(key);
+        PyObject *item = replace_held(task, value);
         if (item == NULL || PyDict_SetItem(copy, key, item) < 0) {
             Py_CLEAR(copy);
         }
         Py_XDECREF(item);
+        Py_DECREF(key);
     }
     return copy;
 }
@@ -247,14 +253,23 @@ copy_tuple(Task *task, PyObject *tuple, size_t place)
 PyObject *
 arguments_replace(Task *task, PyObject *object)
 {
-    if (is_pending(task, object)) {
-        Item *item = &task->items[get_place(task, object)];
-        return task->make(task, item) == 0 ? Py_NewRef(item->array) : NULL;
-    }
-    if (!is_container(object)) {
+    if (!is_pending(task, object) && !is_container(object)) {
         return Py_NewRef(object);
     }
-    size_t place = (size_t)get_place(task, object);
+    intptr_t place = get_place(task, object);
+    if (is_pending(task, object)) {
+        if (place < 0) {
+            PyErr_SetString(PyExc_RuntimeError,
+                            "the arguments of a task have changed while they "
+                            "were made");
+            return NULL;
+        }
+        Item *item = &task->items[place];
+        return task->make(task, item) == 0 ? Py_NewRef(item->array) : NULL;
+    }
+    if (place < 0) {
+        return Py_NewRef(object); /* it was empty when all was looked for */
+    }
     Node *node = &task->nodes[place];
     if (!node->leads) {
         return Py_NewRef(object);
@@ -266,7 +281,7 @@ arguments_replace(Task *task, PyObject *object)
         return NULL;
     }
     PyObject *copy =
-        PyTuple_CheckExact(object)  ? copy_tuple(task, object, place)
+        PyTuple_CheckExact(object)  ? copy_tuple(task, object, (size_t)place)
         : PyList_CheckExact(object) ? copy_list(task, object, node)
                                     : copy_dict(task, object, node);
     Py_LeaveRecursiveCall();

@@ -6,16 +6,11 @@
 #include "backing.h"
 #include "errors.h"
 #include "os/descriptor.h"
-#include "os/limits.h"
 #include "os/memfile.h"
 #include "registry.h"
 
 #include <errno.h>
 #include <unistd.h>
-
-/* The part of what a process may have that mappings for single tasks take at
- * most. */
-#define SHARE_OF_LIMIT 4
 
 static const char *
 path_of(const Reference *reference)
@@ -115,13 +110,19 @@ has_maker_only(const Reference *reference)
     return reference->access & (MAPPING_REQUESTED | MAPPING_EXPORT);
 }
 
+bool
+attach_keeps_descriptor(State *state, const Reference *reference)
+{
+    return !state->mmap_has_trackfd || has_maker_only(reference);
+}
+
 /* New reference: mmap.mmap(fd, length, flags=..., prot=..., offset=...). */
 static PyObject *
 map_file(State *state, const Reference *reference, int fd, bool private,
          bool writable)
 {
-    PyObject *map = NULL;
     MemfileHole hole;
+    PyObject *map = NULL;
     PyObject *args = Py_BuildValue("in", fd, reference->length);
     PyObject *kwargs = Py_BuildValue(
         "{sOsOsK}", "flags", private ? state->mmap_private : state->mmap_shared,
@@ -131,14 +132,13 @@ map_file(State *state, const Reference *reference, int fd, bool private,
         goto done;
     }
     /* Before 3.13 every mmap.mmap keeps a descriptor of its own. */
-    if (state->mmap_has_trackfd && !has_maker_only(reference) &&
+    if (!attach_keeps_descriptor(state, reference) &&
         PyDict_SetItemString(kwargs, "trackfd", Py_False) < 0) {
         goto done;
     }
-    hole = (MemfileHole){NULL, 0, NULL, 0};
-    if (has_maker_only(reference)) {
-        memfile_reserve(&hole, (size_t)reference->length);
-    }
+    /* On large pages, if the file has any. */
+    memfile_reserve(&hole,
+                    has_maker_only(reference) ? (size_t)reference->length : 0);
     map = PyObject_Call((PyObject *)state->mmap_type, args, kwargs);
     memfile_release(&hole);
     if (map == NULL) {
@@ -230,17 +230,6 @@ attach_own(State *state, const Reference *reference, int fd, bool private)
         Py_CLEAR(map);
     }
     return map;
-}
-
-bool
-attach_is_full(State *state, const Reference *reference)
-{
-    long maps = limits_maps(), descriptors = limits_descriptors();
-    if ((!state->mmap_has_trackfd || has_maker_only(reference)) &&
-        descriptors < maps) {
-        maps = descriptors;
-    }
-    return state->own_maps >= maps / SHARE_OF_LIMIT;
 }
 
 int

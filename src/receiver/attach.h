@@ -18,9 +18,8 @@ PyObject *attach_shared(State *state, const Reference *reference);
 PyObject *attach_own(State *state, const Reference *reference, int fd,
                      bool private);
 
-/* This process has as many mappings made by attach_own as it should to make one
- * more. */
-bool attach_is_full(State *state, const Reference *reference);
+/* The mmap.mmap made for such a message keeps a descriptor. */
+bool attach_keeps_descriptor(State *state, const Reference *reference);
 
 /* Finds the values that mmap.mmap is called with: 0 or -1. */
 int attach_init(State *state);

@@ -33,6 +33,7 @@ memory_of(State *state, PyObject *owner, Memory *memory)
     memory->low = 0;
     memory->high = buffer.len;
     memory->writable = !buffer.readonly;
+    memory->root = NULL;
     /* As NumPy does: an array keeps its mmap alive, but not its export. */
     PyBuffer_Release(&buffer);
     return 0;
@@ -53,20 +54,39 @@ memory_allocate(npy_intp low, npy_intp high, Memory *memory)
     memory->low = low;
     memory->high = high;
     memory->writable = true;
+    memory->root = NULL;
     return 0;
 }
 
-void
-memory_share(const Memory *memory, Memory *second)
+bool
+memory_is_there(const Memory *memory)
 {
-    *second = *memory;
-    Py_XINCREF(second->owner);
-    Py_XINCREF((PyObject *)second->backing);
+    Py_buffer buffer;
+    if (memory->backing == NULL) {
+        return true;
+    }
+    if (PyObject_GetBuffer(memory->owner, &buffer, PyBUF_SIMPLE) < 0) {
+        PyErr_Clear(); /* closed */
+        return false;
+    }
+    bool same = buffer.buf == memory->data && buffer.len == memory->high;
+    PyBuffer_Release(&buffer);
+    return same;
+}
+
+void
+memory_share(const Memory *memory, Memory *other)
+{
+    *other = *memory;
+    Py_XINCREF(other->owner);
+    Py_XINCREF((PyObject *)other->backing);
+    Py_XINCREF(other->root);
 }
 
 void
 memory_clear(Memory *memory)
 {
+    Py_CLEAR(memory->root);
     Py_CLEAR(memory->owner);
     Py_CLEAR(memory->backing);
 }

@@ -12,6 +12,10 @@ typedef struct {
     char *data;         /* address of the byte at offset `low` */
     npy_intp low, high; /* the offsets that are there */
     bool writable;
+    /* Owned: the base of views in an np.memmap, and (only an address) the tuple
+     * that it was made for; or NULL. */
+    PyObject *root;
+    const void *root_tuple;
 } Memory;
 
 /* All of an mmap.mmap that is in the registry, or all of bytes or a bytearray:
@@ -22,8 +26,12 @@ int memory_of(State *state, PyObject *owner, Memory *memory);
  * those of a mapping: 0 or -1. */
 int memory_allocate(npy_intp low, npy_intp high, Memory *memory);
 
-/* `second` becomes another owner of the same memory. */
-void memory_share(const Memory *memory, Memory *second);
+/* The bytes still are where they were: an mmap.mmap can be closed and resized
+ * by whoever gets to it. */
+bool memory_is_there(const Memory *memory);
+
+/* `other`, which has none, becomes the same memory. */
+void memory_share(const Memory *memory, Memory *other);
 
 void memory_clear(Memory *memory);
 

@@ -30,7 +30,7 @@ check_source(State *state, const View *view)
 }
 
 PyObject *
-pending_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+pending_view(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     State *state = PyModule_GetState(module);
     PyObject *finish = nargs > 4 ? args[4] : Py_None;
@@ -57,7 +57,7 @@ error:
 }
 
 PyObject *
-pending_function(PyObject *module, PyObject *args)
+pending_call(PyObject *module, PyObject *args)
 {
     Py_ssize_t n = PyTuple_Size(args);
     if (n < 1 || !PyCallable_Check(PyTuple_GetItem(args, 0))) {

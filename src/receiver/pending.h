@@ -14,16 +14,18 @@ typedef struct {
     View view;        /* unless it is a call; on bytes: a copy for each task */
     PyObject *finish; /* (function, object): function(array, object) is what the
                        * task gets; or NULL */
-    PyObject *call; /* a function, for an object that each task makes by calling
-                     * it; or NULL */
-    PyObject *
-        args; /* its arguments, a tuple, in which other arrays may be pending */
+    /* A function, for an object that each task makes by calling it; or NULL. */
+    PyObject *call;
+    /* Its arguments, a tuple, in which other arrays may be pending. */
+    PyObject *args;
 } Pending;
 
 /* samemap._core.pending(memory, layout, dtype=None, patches=None, finish=None),
- * the first four as for rebuild; pending_call(function, *args). */
-PyObject *pending_call(PyObject *module, PyObject *const *args,
+ * the first four as for rebuild. */
+PyObject *pending_view(PyObject *module, PyObject *const *args,
                        Py_ssize_t nargs);
-PyObject *pending_function(PyObject *module, PyObject *args);
+
+/* samemap._core.pending_call(function, *args). */
+PyObject *pending_call(PyObject *module, PyObject *args);
 
 #endif

@@ -14,6 +14,26 @@ same_mapping(const Source *a, const Source *b)
                   PyBytes_AsString(b->reference.py_token), TOKEN_SIZE) == 0;
 }
 
+/* A task may have ten thousand mappings, each with its token: that makes the
+ * key. */
+static const void *
+key_of(const Source *source)
+{
+    uint64_t parts[TOKEN_SIZE / sizeof(uint64_t)];
+    memcpy(parts, PyBytes_AsString(source->reference.py_token), TOKEN_SIZE);
+    uintptr_t key = (uintptr_t)(parts[0] ^ parts[1]);
+    return (const void *)(key != 0 ? key : 1);
+}
+
+/* Index of the first piece that may be one of the mapping, or -1; the others
+ * are next to it. */
+static intptr_t
+first_piece(const Task *task, const Source *source)
+{
+    const intptr_t *first = idmap_find(&task->first_pieces, key_of(source));
+    return first != NULL ? *first : -1;
+}
+
 static Piece *
 add_piece(Task *task, Source *source, npy_intp low, npy_intp high,
           bool may_copy)
@@ -25,10 +45,21 @@ add_piece(Task *task, Source *source, npy_intp low, npy_intp high,
         return NULL;
     }
     task->pieces = pieces;
-    Piece *piece = &pieces[task->piece_count++];
-    *piece = (Piece){source, low, high, may_copy, {0}};
+    const intptr_t place = (intptr_t)task->piece_count;
+    intptr_t last = first_piece(task, source);
+    if (last < 0 && idmap_add(&task->first_pieces, key_of(source), place) < 0) {
+        return NULL;
+    }
+    while (last >= 0 && pieces[last].next >= 0) {
+        last = pieces[last].next;
+    }
+    if (last >= 0) {
+        pieces[last].next = place;
+    }
+    task->piece_count++;
+    pieces[place] = (Piece){source, low, high, may_copy, {0}, -1};
     Py_INCREF((PyObject *)source);
-    return piece;
+    return &pieces[place];
 }
 
 /* Adds what one view needs to the piece of its mapping: 0 or -1. */
@@ -37,7 +68,8 @@ add_view(Task *task, const View *view, bool may_copy)
 {
     Source *source = (Source *)view->source;
     may_copy &= view_may_be_copied(view);
-    for (size_t i = 0; i < task->piece_count; i++) {
+    for (intptr_t i = first_piece(task, source); i >= 0;
+         i = task->pieces[i].next) {
         Piece *piece = &task->pieces[i];
         if (same_mapping(piece->source, source)) {
             piece->low = view->low < piece->low ? view->low : piece->low;
@@ -67,44 +99,58 @@ pieces_make(Task *task)
             return -1;
         }
     }
-    for (size_t i = 0; i < task->piece_count; i++) {
+    /* The pieces may move and become more meanwhile: a finaliser runs, and
+     * reads a message. Those have their memory. */
+    const size_t count = task->piece_count;
+    for (size_t i = 0; i < count; i++) {
+        Memory memory = {0};
         Piece *piece = &task->pieces[i];
         if (source_make(piece->source, piece->low, piece->high, piece->may_copy,
-                        &piece->memory) < 0) {
+                        &memory) < 0) {
             return -1;
         }
+        task->pieces[i].memory = memory;
     }
     return 0;
 }
 
-static const Memory *
+static Memory *
 find_piece(Task *task, const Source *source, npy_intp low, npy_intp high)
 {
-    for (size_t i = 0; i < task->piece_count; i++) {
-        const Piece *piece = &task->pieces[i];
-        if (same_mapping(piece->source, source) && low >= piece->memory.low &&
-            high <= piece->memory.high) {
+    for (intptr_t i = first_piece(task, source); i >= 0;
+         i = task->pieces[i].next) {
+        Piece *piece = &task->pieces[i];
+        if (same_mapping(piece->source, source) &&
+            piece->memory.owner != NULL && low >= piece->memory.low &&
+            high <= piece->memory.high && memory_is_there(&piece->memory)) {
             return &piece->memory;
         }
     }
     return NULL;
 }
 
-const Memory *
-pieces_get(State *state, Source *source, npy_intp low, npy_intp high)
+int
+pieces_get(State *state, Source *source, npy_intp low, npy_intp high,
+           Memory *memory)
 {
     Task *task = (Task *)(void *)threadlist_current(state->tasks);
+    Memory *known;
     if (task == NULL) {
-        return NULL;
+        return 0;
     }
-    const Memory *memory = find_piece(task, source, low, high);
-    if (memory != NULL) {
-        return memory;
+    if ((known = find_piece(task, source, low, high)) != NULL) {
+        memory_share(known, memory);
+        return 1;
+    }
+    /* The piece after the memory: one without would be found. */
+    if (source_make(source, low, high, false, memory) < 0) {
+        return -1;
     }
     Piece *piece = add_piece(task, source, low, high, false);
-    if (piece == NULL ||
-        source_make(source, low, high, false, &piece->memory) < 0) {
-        return NULL;
+    if (piece == NULL) {
+        memory_clear(memory);
+        return -1;
     }
-    return &piece->memory;
+    memory_share(memory, &piece->memory);
+    return 1;
 }

@@ -7,10 +7,10 @@
 /* Makes the memory for the task's items on private mappings: 0 or -1. */
 int pieces_make(Task *task);
 
-/* Borrowed: the memory for [low, high) of `source` in the task that this thread
- * makes ready now; NULL with an exception, or without one when there is no such
- * task. */
-const Memory *pieces_get(State *state, Source *source, npy_intp low,
-                         npy_intp high);
+/* Fills *memory, which has none, with that for [low, high) of `source` in the
+ * task that this thread makes ready now: 1, 0 when there is no such task, or -1
+ * with an exception. */
+int pieces_get(State *state, Source *source, npy_intp low, npy_intp high,
+               Memory *memory);
 
 #endif

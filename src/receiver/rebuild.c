@@ -6,9 +6,9 @@
 #include "receiver/pieces.h"
 #include "receiver/view.h"
 
-/* The view's private memory, into *memory or as a borrowed pointer to one that
- * others share; NULL with an exception. */
-static const Memory *
+/* The view's private memory, in *memory or as a borrowed pointer to that of the
+ * source; NULL with an exception. */
+static Memory *
 get_private(State *state, const View *view, Memory *memory)
 {
     Source *source = (Source *)view->source;
@@ -18,14 +18,20 @@ get_private(State *state, const View *view, Memory *memory)
                    ? memory
                    : NULL;
     }
-    const Memory *shared = pieces_get(state, source, view->low, view->high);
-    if (shared == NULL && !PyErr_Occurred()) {
-        shared = source_get(source, SOURCE_PRIVATE);
-    }
-    if (shared != NULL) {
-        /* Nobody has written there yet: all of a message is read before. */
+    int found = pieces_get(state, source, view->low, view->high, memory);
+    if (found > 0) {
         patches_apply(&source->patches, view->low, view->high,
-                      memory_at(shared, view->low));
+                      memory_at(memory, view->low));
+    }
+    if (found != 0) {
+        return found > 0 ? memory : NULL;
+    }
+    Memory *shared = source_get(source, SOURCE_PRIVATE);
+    if (shared != NULL) {
+        /* Each patch once: what was read before may have written there (a
+         * __setstate__), and many views may lie on the same patches. */
+        patches_apply_new(&source->patches, view->low, view->high,
+                          memory_at(shared, 0));
     }
     return shared;
 }
@@ -34,7 +40,7 @@ static PyObject *
 rebuild(State *state, const View *view)
 {
     Memory made = {0};
-    const Memory *memory;
+    Memory *memory;
     if (Py_TYPE(view->source) != state->source_type) {
         memory = memory_of(state, view->source, &made) == 0 ? &made : NULL;
     } else if (view->layout.flags & LAYOUT_PRIVATE) {

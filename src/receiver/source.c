@@ -7,6 +7,7 @@
 
 #include "errors.h"
 #include "receiver/attach.h"
+#include "receiver/budget.h"
 
 #include <errno.h>
 #include <unistd.h>
@@ -14,9 +15,6 @@
 /* Up to this many bytes are read sooner than mapped: a mapping costs two system
  * calls, an object, and a fault for every page that is touched. */
 #define COPY_MAX (1 << 15)
-
-/* Sources that keep their file open between the tasks of a batch. */
-#define KEPT_MAX 32
 
 PyObject *
 source_attach(PyObject *module, PyObject *args)
@@ -62,7 +60,7 @@ take_descriptor(Source *self)
 static void
 put_descriptor(Source *self, int fd)
 {
-    if (self->fd < 0 && self->state->kept_descriptors < KEPT_MAX) {
+    if (self->fd < 0 && budget_has_descriptor(self->state)) {
         self->state->kept_descriptors++;
         self->fd = fd;
     } else {
@@ -89,21 +87,47 @@ make_map(Source *self, bool private)
     return map;
 }
 
-const Memory *
+/* There is room for a mapping of this source alone. */
+static bool
+has_map(const Source *self)
+{
+    return budget_has_map(
+        self->state, attach_keeps_descriptor(self->state, &self->reference));
+}
+
+/* The memory of all views is a copy of the whole file. */
+static Memory *
+copy_all(Source *self, Memory *memory)
+{
+    Memory copy = {0};
+    if (source_make(self, 0, self->reference.length, false, &copy) < 0) {
+        return NULL;
+    }
+    /* Another thread may have been quicker. */
+    if (memory->owner == NULL) {
+        *memory = copy;
+    } else {
+        memory_clear(&copy);
+    }
+    return memory;
+}
+
+Memory *
 source_get(Source *self, SourceKind kind)
 {
     Memory *memory = kind == SOURCE_SHARED ? &self->shared
                      : kind == SOURCE_OWN  ? &self->own
                                            : &self->private;
-    if (memory->owner != NULL) {
+    if (memory->owner != NULL && memory_is_there(memory)) {
         return memory;
     }
+    memory_clear(memory);
+    if (kind == SOURCE_PRIVATE) {
+        patches_renew(&self->patches);
+    }
     if (kind == SOURCE_PRIVATE && self->reference.access & MAPPING_EXPORT &&
-        attach_is_full(self->state, &self->reference)) {
-        /* Mapped or copied, one has it for all views. */
-        return source_make(self, 0, self->reference.length, false, memory) == 0
-                   ? memory
-                   : NULL;
+        !has_map(self)) {
+        return copy_all(self, memory);
     }
     PyObject *map = kind == SOURCE_SHARED
                         ? attach_shared(self->state, &self->reference)
@@ -156,8 +180,7 @@ source_make(Source *self, npy_intp low, npy_intp high, bool may_copy,
             Memory *memory)
 {
     int result = -1;
-    if ((may_copy && high - low <= COPY_MAX) ||
-        attach_is_full(self->state, &self->reference)) {
+    if ((may_copy && high - low <= COPY_MAX) || !has_map(self)) {
         int fd = take_descriptor(self);
         if (fd >= 0 && memory_allocate(low, high, memory) == 0) {
             result = read_bytes(self, fd, memory);

@@ -16,9 +16,9 @@ typedef struct {
     Reference reference; /* its objects owned */
     Patches patches;     /* what was read of them so far */
     Memory shared;       /* the mapping of all messages */
-    Memory private,
-        own; /* those of this message: with pages of its own, without */
-    int fd;  /* kept for the next task, or -1 */
+    /* Those of this message alone: with private pages, and with the file's. */
+    Memory private, own;
+    int fd; /* kept for the next task, or -1 */
 } Source;
 
 /* samemap._core.attach: see wire/reference.h. */
@@ -31,9 +31,9 @@ typedef enum {
     SOURCE_PRIVATE, /* a private mapping of this message's own */
 } SourceKind;
 
-/* The mapping, made at the first call: 0, or -1 with an exception. Borrowed, as
- * long as the source lives. */
-const Memory *source_get(Source *source, SourceKind kind);
+/* The mapping, made at the first call. Borrowed, as long as the source lives;
+ * NULL with an exception. */
+Memory *source_get(Source *source, SourceKind kind);
 
 /* New memory that nobody else has, with the bytes of the offsets [low, high),
  * patched: a private mapping or, where that is less work and `may_copy`, or

@@ -11,13 +11,13 @@ typedef struct Task Task;
 
 /* A list, tuple or dict among the arguments. */
 typedef struct {
-    PyObject *object; /* borrowed: the arguments hold it */
+    PyObject *object; /* owned: a call may take it out of the arguments */
     bool leads;       /* to something pending */
     PyObject *copy;   /* owned, or NULL */
 } Node;
 
 typedef struct {
-    Pending *pending; /* borrowed, as above */
+    Pending *pending; /* owned, as that */
     PyObject *array;  /* owned, or NULL */
     bool begun;       /* it is made, or being made */
 } Item;
@@ -28,6 +28,7 @@ typedef struct {
     npy_intp low, high; /* what the views span together */
     bool may_copy;
     Memory memory;
+    intptr_t next; /* index of the next one with the same key, or -1 */
 } Piece;
 
 /* Most tasks have few arguments: so many need no memory but the stack, and no
@@ -46,6 +47,7 @@ struct Task {
     size_t item_count, item_room;
     Piece *pieces;
     size_t piece_count, piece_room;
+    IdMap first_pieces; /* index of the first piece, by a key of its mapping */
     IdMap places; /* index of a container in nodes or of a Pending in items,
                    * once there are more than a few of them */
     Node few_nodes[FEW];
@@ -57,5 +59,13 @@ struct Task {
  * `few` is the one that it is at first. NULL with MemoryError. */
 void *task_reserve(void *array, size_t count, size_t *room, size_t size,
                    const void *few);
+
+/* samemap._core.run(function, args, kwargs): calls the function with an array
+ * for each Pending in its arguments, in exact lists, tuples and dicts too,
+ * which are then new ones. One Pending becomes one array, one container one
+ * container, and what holds no Pending stays the object that it is. Views of
+ * one private mapping share memory as the sender's do. All of it lives as long
+ * as the call, if nobody keeps it. */
+PyObject *task_run(PyObject *module, PyObject *args);
 
 #endif

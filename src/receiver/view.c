@@ -66,14 +66,17 @@ set_bounds(View *view, npy_intp length)
 static int
 set_elements(View *view, PyObject *elements)
 {
-    npy_intp nbytes = layout_nbytes(view->layout.ndim, view->layout.shape,
-                                    PyDataType_ELSIZE(view->descr));
-    if (elements != NULL && PyBytes_Size(elements) != nbytes) {
+    if (elements == NULL) {
+        return 0;
+    }
+    if (PyBytes_Size(elements) !=
+        layout_nbytes(view->layout.ndim, view->layout.shape,
+                      PyDataType_ELSIZE(view->descr))) {
         PyErr_SetString(PyExc_ValueError,
                         "a patch must have the bytes of all elements");
         return -1;
     }
-    view->elements = Py_XNewRef(elements);
+    view->elements = Py_NewRef(elements);
     return 0;
 }
 
@@ -154,16 +157,32 @@ view_clear(View *view)
     Py_CLEAR(view->elements);
 }
 
+/* New reference: the np.memmap that is the base of all views with this tuple,
+ * which lives as long as one of them, or as the memory of the message. */
+static PyObject *
+get_root(State *state, const View *view, Memory *memory)
+{
+    if (memory->root == NULL || memory->root_tuple != view->memmap) {
+        PyObject *root =
+            memmap_root(state, view->memmap, &memory->backing->mapping,
+                        &memory->backing->header, memory->owner);
+        if (root == NULL) {
+            return NULL;
+        }
+        core_set(&memory->root, root);
+        memory->root_tuple = view->memmap;
+    }
+    return Py_NewRef(memory->root);
+}
+
 /* New reference: what keeps the memory alive. */
 static PyObject *
-make_base(State *state, const View *view, const Memory *memory)
+make_base(State *state, const View *view, Memory *memory)
 {
     bool locked = view->layout.flags & LAYOUT_LOCKED;
     if (memory->backing != NULL && !locked) {
-        return view->memmap != NULL
-                   ? memmap_root(state, view->memmap, &memory->backing->mapping,
-                                 &memory->backing->header, memory->owner)
-                   : Py_NewRef(memory->owner);
+        return view->memmap != NULL ? get_root(state, view, memory)
+                                    : Py_NewRef(memory->owner);
     }
     /* For bytearray the export also forbids to resize it. */
     PyObject *base = PyMemoryView_FromObject(memory->owner);
@@ -175,7 +194,7 @@ make_base(State *state, const View *view, const Memory *memory)
 }
 
 PyObject *
-view_build(State *state, const View *view, const Memory *memory)
+view_build(State *state, const View *view, Memory *memory)
 {
     const Layout *layout = &view->layout;
     bool is_memmap = layout->flags & LAYOUT_MEMMAP;

@@ -8,8 +8,9 @@
 
 /* rebuild(memory, layout, dtype=None, patches=None)
  *
- *   memory   what attach made of a reference, or bytes or a bytearray with a
- * copy; for what lies in an np.memmap the tuple that wire/memmap.h tells of
+ *   memory   what attach made of a reference (a Source), or bytes or a
+ *            bytearray with a copy; for what lies in an np.memmap the tuple
+ *            around it that wire/memmap.h tells of
  *   layout   bytes: see wire/layout.h
  *   dtype    numpy.dtype; None: the layout has its number
  *   patches  see wire/patches.h
@@ -39,6 +40,6 @@ view_may_be_copied(const View *view)
 
 /* New reference: the array, on memory that has its offsets; NULL with an
  * exception. */
-PyObject *view_build(State *state, const View *view, const Memory *memory);
+PyObject *view_build(State *state, const View *view, Memory *memory);
 
 #endif

@@ -47,8 +47,11 @@ outgoing_hold(State *state, PyObject *object)
 PyObject *
 outgoing_is_own(PyObject *module, PyObject *array)
 {
-    const Outgoing *message = outgoing_current(PyModule_GetState(module));
+    Outgoing *message = outgoing_current(PyModule_GetState(module));
     long own = 0;
+    if (message != NULL) {
+        scan_meet(message, array);
+    }
     if (message != NULL && message->phase == PHASE_TASKS) {
         own = scan_is_shared(message, array) ? 2 : 1;
     }
@@ -150,11 +153,14 @@ outgoing_enter(Outgoing *self, PyObject *py_phase)
         PyErr_Format(PyExc_ValueError, "no phase of a batch: %R", py_phase);
         return NULL;
     }
-    self->phase = (Phase)phase;
-    if (self->phase == PHASE_PART) {
-        /* Read alone, it can't count on what is in another. */
+    /* A part is read alone: it can't count on what is in another, nor what
+     * comes after it on what is in a part, nor any of them on a first attempt.
+     */
+    if (phase == PHASE_PART || self->phase == PHASE_PART ||
+        phase == PHASE_OBJECTS) {
         self->number = ++self->state->message_count;
     }
+    self->phase = (Phase)phase;
     Py_RETURN_NONE;
 }
 
@@ -168,6 +174,12 @@ static PyObject *
 outgoing_is_shared(Outgoing *self, PyObject *object)
 {
     return PyBool_FromLong(scan_is_shared(self, object));
+}
+
+static PyObject *
+outgoing_is_argument(Outgoing *self, PyObject *object)
+{
+    return PyBool_FromLong(scan_is_argument(self, object));
 }
 
 static PyObject *
@@ -231,6 +243,9 @@ static PyMethodDef outgoing_methods[] = {
     {"is_shared", (PyCFunction)outgoing_is_shared, METH_O,
      "is_shared($self, object, /)\n--\n\n"
      "True for what several tasks get to."},
+    {"is_argument", (PyCFunction)outgoing_is_argument, METH_O,
+     "is_argument($self, object, /)\n--\n\n"
+     "True for what some task gets to."},
     {"results", (PyCFunction)outgoing_results, METH_O,
      "results($self, results, /)\n--\n\n"
      "Begin results: large arrays among them go by memory files."},

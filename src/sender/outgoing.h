@@ -11,8 +11,8 @@ extern PyType_Spec outgoing_spec;
 
 /* What the pickler of the message is at, and so whose an array will be. */
 typedef enum {
-    PHASE_WHOLE, /* one reader gets all of it: each array is that reader's own
-                  */
+    /* One reader gets all of it: each array is that reader's own. */
+    PHASE_WHOLE,
     /* A batch of tasks. First what is an argument and neither an array nor a
      * plain container: several tasks may get to an array in there, by ways that
      * only the pickler sees. */
@@ -41,12 +41,14 @@ typedef struct {
     uint64_t number; /* never 0 */
     PyObject *held;  /* list of what must outlive the message, or NULL */
     Phase phase;     /* writer: outgoing.c */
-    IdMap arguments; /* what the tasks hold, see scan.h, or what was found of
-                      * the results; writers: scan.c, results.c */
-    bool entangled;  /* an object of one task led to an argument; writer:
-                        reduce.c */
-    uint64_t
-        pending; /* arrays that each task makes its own; writer: reduce.c */
+    /* What the tasks hold, see scan.h, or what was found of the results.
+     * Writers: scan.c, results.c. */
+    IdMap arguments;
+    /* An object of one task led to an argument. Writer: scan.c. */
+    bool entangled;
+    /* Arrays that each task makes its own. Writers: reduce.c, and outgoing.c
+     * for reducers in Python. */
+    uint64_t pending;
     /* Of results, writer: results.c. */
     PyObject *kept; /* list of what was looked at; NULL: no results */
     Span *spans;

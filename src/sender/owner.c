@@ -46,7 +46,8 @@ owner_find(State *state, PyArrayObject *array, Owner *owner)
         PyObject *next;
         if (PyArray_Check(current)) {
             owner->object = owner->last_array = current;
-            if (PyObject_TypeCheck(current, state->memmap_type)) {
+            if (Py_TYPE(current) != &PyArray_Type &&
+                PyObject_TypeCheck(current, state->memmap_type)) {
                 owner->memmap = current;
             }
             /* Also with a base: that of a copy to be written back to. */

@@ -209,7 +209,8 @@ find_memory(State *state, PyArrayObject *array, const Terms *terms,
     }
     if (memmap_find(state, (PyObject *)array, mapped ? owner->memmap : NULL,
                     mapped ? (PyObject *)plan->backing : Py_None,
-                    mapped ? &plan->backing->header : NULL, &found) < 0) {
+                    mapped ? &plan->backing->header : NULL, terms->message,
+                    &found) < 0) {
         return -1;
     }
     plan->memmap = found.tuple;

@@ -16,10 +16,9 @@ typedef struct {
     Direction direction;
     bool is_deep; /* several tasks may get to the array, by ways that nobody
                      sees */
-    bool write_through; /* writable maps are shared, whoever made them */
-    npy_intp
-        max_nbytes;   /* more than that joblib sends read-only; -1: no limit */
-    uint64_t message; /* its number */
+    bool write_through;  /* writable maps are shared, whoever made them */
+    npy_intp max_nbytes; /* joblib sends larger ones read-only; -1: no limit */
+    uint64_t message;    /* its number */
 } Terms;
 
 typedef struct {

@@ -11,7 +11,7 @@
 #include "sender/plan.h"
 #include "sender/results.h"
 #include "sender/scan.h"
-#include "sender/value.h"
+#include "sender/copy.h"
 #include "wire/patches.h"
 
 /* Arrays in memory up to this many bytes go as bytes and layout, which is
@@ -73,7 +73,7 @@ reduce_reference(State *state, Outgoing *message, Plan *plan)
     bool private = plan->layout.flags & LAYOUT_PRIVATE;
     bool pending = private && message != NULL && message->phase == PHASE_TASKS;
     if (plan->patch_is_elements) {
-        plan->patches = patches_of_elements(value_elements(state, plan));
+        plan->patches = patches_of_elements(copy_elements(state, plan));
         if (plan->patches == NULL) {
             return NULL;
         }
@@ -97,7 +97,7 @@ static PyObject *
 reduce_copy(State *state, Outgoing *message, Plan *plan, bool writable,
             bool shared)
 {
-    PyObject *memory = value_copy(state, plan, writable && !shared);
+    PyObject *memory = copy_view(state, plan, writable && !shared);
     if (memory == NULL) {
         return NULL;
     }
@@ -208,7 +208,8 @@ reduce_result(const Reducer *self, PyObject *array, Outgoing *message,
 }
 
 static PyObject *
-reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan)
+reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan,
+               bool is_deep)
 {
     State *state = self->state;
     bool shared = message != NULL && message->phase == PHASE_TASKS &&
@@ -246,8 +247,11 @@ reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan)
      * would be lost without a word: such a copy is read-only. */
     bool lost = plan->reason != REASON_TEMPORARY &&
                 plan->reason != REASON_RESULT && plan_is_shared(state, plan);
-    return reduce_copy(state, message, plan,
-                       !lost && plan->layout.flags & LAYOUT_WRITEABLE, shared);
+    /* Several tasks of a batch may get to this one copy. As joblib sends it: a
+     * dump is read-only, which those of np.memmap, mode "c", are not. */
+    bool refused = is_deep && plan->memmap == NULL && is_dumped(self, plan);
+    bool writable = !lost && !refused && plan->layout.flags & LAYOUT_WRITEABLE;
+    return reduce_copy(state, message, plan, writable, shared);
 }
 
 /* The array is not one that a task has as an argument, or it may be shared with
@@ -260,9 +264,8 @@ is_deep(Outgoing *message, PyObject *array)
     }
     switch (message->phase) {
     case PHASE_OWN_OBJECTS:
-        message->entangled |= scan_is_argument(message, array);
-        return true;
     case PHASE_OBJECTS:
+        scan_meet(message, array);
         return true;
     case PHASE_PART:
         return !scan_is_argument(message, array);
@@ -292,7 +295,7 @@ reducer_reduce(Reducer *self, PyObject *array)
         .message = outgoing_number(message),
     };
     if (plan_make(state, (PyArrayObject *)array, &terms, &plan) == 0) {
-        reduction = reduce_planned(self, array, message, &plan);
+        reduction = reduce_planned(self, array, message, &plan, terms.is_deep);
     }
     plan_clear(&plan);
     return reduction;
@@ -348,6 +351,7 @@ reducer_traverse(Reducer *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->stock);
+    Py_VISIT(self->py_max_nbytes);
     return 0;
 }
 
@@ -355,6 +359,7 @@ static int
 reducer_clear(Reducer *self)
 {
     Py_CLEAR(self->stock);
+    Py_CLEAR(self->py_max_nbytes);
     return 0;
 }
 
@@ -364,7 +369,6 @@ reducer_dealloc(Reducer *self)
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     PyObject_GC_UnTrack(self);
     reducer_clear(self);
-    Py_XDECREF(self->py_max_nbytes);
     PyObject_GC_Del(self);
     Py_DECREF(type);
 }

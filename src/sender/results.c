@@ -11,7 +11,7 @@
 
 #include "os/pagemap.h"
 #include "sender/export.h"
-#include "sender/value.h"
+#include "sender/copy.h"
 
 #include <stdlib.h>
 
@@ -311,7 +311,7 @@ static PyObject *
 make_compact(Outgoing *message, Plan *plan)
 {
     Reason reason = REASON_NONE;
-    PyObject *elements = value_elements(message->state, plan);
+    PyObject *elements = copy_elements(message->state, plan);
     if (elements == NULL) {
         return NULL;
     }
@@ -323,7 +323,7 @@ make_compact(Outgoing *message, Plan *plan)
         message->export_failure = reason;
         return NULL;
     }
-    value_set_c_strides(&plan->layout, PyDataType_ELSIZE(plan->descr));
+    copy_set_c_strides(&plan->layout, PyDataType_ELSIZE(plan->descr));
     plan->layout.offset = 0;
     return export;
 }

@@ -33,6 +33,20 @@ scan_is_argument(const Outgoing *message, PyObject *array)
     return idmap_find(&message->arguments, array) != NULL;
 }
 
+void
+scan_meet(Outgoing *message, PyObject *array)
+{
+    intptr_t *task = idmap_find(&message->arguments, array);
+    if (task == NULL) {
+        return;
+    }
+    if (message->phase == PHASE_OWN_OBJECTS) {
+        message->entangled = true;
+    } else if (message->phase == PHASE_OBJECTS) {
+        *task = SHARED;
+    }
+}
+
 /* 1: this task is the first or second one that gets to `object`, which is to be
  * looked into; 0: all is known of it; -1 with an exception. */
 static int
@@ -179,14 +193,66 @@ visit_closure(Scan *scan, PyObject *cells)
     return PyTuple_CheckExact(cells) ? visit_items(scan, cells, visit_cell) : 0;
 }
 
+/* New reference: what its module has under the name of a function; NULL without
+ * an exception if that is nothing. */
+static PyObject *
+find_by_name(PyObject *function)
+{
+    PyObject *found = NULL;
+    PyObject *name = PyObject_GetAttrString(function, "__qualname__");
+    PyObject *module = PyObject_GetAttrString(function, "__module__");
+    PyObject *names = NULL;
+    if (name != NULL && module != NULL && PyUnicode_Check(module)) {
+        PyObject *dot = PyUnicode_FromString(".");
+        names = dot != NULL ? PyUnicode_Split(name, dot, -1) : NULL;
+        found = names != NULL ? PyImport_GetModule(module) : NULL;
+        Py_XDECREF(dot);
+    }
+    for (Py_ssize_t i = 0; found != NULL && i < PyList_Size(names); i++) {
+        core_set(&found, PyObject_GetAttr(found, PyList_GetItem(names, i)));
+    }
+    Py_XDECREF(names);
+    Py_XDECREF(module);
+    Py_XDECREF(name);
+    PyErr_Clear();
+    return found;
+}
+
+/* Such a function goes as its name: what it carries stays here, and need not be
+ * fit to be pickled. */
+static bool
+has_name(PyObject *function)
+{
+    PyObject *found = find_by_name(function);
+    Py_XDECREF(found);
+    return found == function;
+}
+
+static bool
+has_content(PyObject *function, const char *name)
+{
+    PyObject *value = PyObject_GetAttrString(function, name);
+    Py_XDECREF(value);
+    PyErr_Clear();
+    return value != NULL && value != Py_None;
+}
+
 /* Functions, methods and partials are often made anew for each task, around the
- * same objects: those are what the tasks share. */
+ * same objects: those are what the tasks share. Of a method its function is not
+ * among what is pickled: it is looked up where it arrives. */
 static int
 visit_carried(Scan *scan, PyObject *object)
 {
     const State *state = scan->message->state;
     PyTypeObject *type = Py_TYPE(object);
     if (type == state->function_type) {
+        if (!has_content(object, "__closure__") &&
+            !has_content(object, "__defaults__")) {
+            return 0;
+        }
+        if (has_name(object)) {
+            return 0;
+        }
         return visit_attribute(scan, object, "__closure__", visit_closure) <
                            0 ||
                        visit_attribute(scan, object, "__defaults__",
@@ -195,11 +261,7 @@ visit_carried(Scan *scan, PyObject *object)
                    : 0;
     }
     if (type == state->method_type) {
-        return visit_attribute(scan, object, "__self__", visit_inside) < 0 ||
-                       visit_attribute(scan, object, "__func__", visit_inside) <
-                           0
-                   ? -1
-                   : 0;
+        return visit_attribute(scan, object, "__self__", visit_inside);
     }
     if (type == state->partial_type) {
         return visit_attribute(scan, object, "func", visit_inside) < 0 ||

@@ -17,6 +17,11 @@ PyObject *scan_tasks(Outgoing *message, PyObject *tasks, PyObject *types);
 /* Several tasks get to it as an argument or part of one. */
 bool scan_is_shared(const Outgoing *message, PyObject *object);
 
+/* An object, which is being written, leads to the array. If that is an argument
+ * as well, an object of several tasks makes it shared, and one of a task alone
+ * entangles the message. */
+void scan_meet(Outgoing *message, PyObject *array);
+
 /* Some task gets to the array so. */
 bool scan_is_argument(const Outgoing *message, PyObject *array);
 

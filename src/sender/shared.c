@@ -10,12 +10,9 @@
 #include "sender/resolve.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <unistd.h>
 
-/* What is stored where no page can be had is SIGBUS, so there must be room;
- * what lies on a file system of limited size takes its room at once. 0 or
- * errno. */
+/* What is stored where no page can be had is SIGBUS, so there must be room. 0
+ * or errno. */
 static int
 reserve_room(const MemFile *file, int64_t *room)
 {
@@ -23,8 +20,14 @@ reserve_room(const MemFile *file, int64_t *room)
     if (*room < file->size) {
         return ENOSPC;
     }
-    return file->sealable ? 0 : posix_fallocate(file->fd, 0, file->size);
+    return memfile_secure(file) < 0 ? errno : 0;
 }
+
+/* Its pages are made at once: 4 KB ones, which are made one by one when
+ * somebody writes there first, take seven times as long. But what is large
+ * against the memory that is left may be meant to stay empty for the most part.
+ */
+#define SHARE_OF_ROOM 8
 
 /* A new file with `data`: 0 or errno, and *room if that is too little. */
 static int
@@ -36,12 +39,19 @@ make_file(MemFile *file, int64_t size, const Py_buffer *data, int64_t *room)
         return errno;
     }
     int error = reserve_room(file, room);
-    if (error == 0 &&
-        ((data->len > 0 &&
-          memfile_fill(file, &pages, 0, data->buf, (size_t)data->len) < 0) ||
-         memfile_seal(file, true) < 0)) {
-        error = errno;
+    if (error != 0) {
+        goto done;
     }
+    if (data->len > 0) {
+        if (memfile_fill(file, &pages, 0, data->buf, (size_t)data->len) < 0) {
+            error = errno;
+            goto done;
+        }
+    } else if (size <= *room / SHARE_OF_ROOM) {
+        memfile_populate(file, &pages);
+    }
+    error = memfile_seal(file, true) < 0 ? errno : 0;
+done:
     if (error != 0) {
         memfile_close(file);
     }

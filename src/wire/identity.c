@@ -1,11 +1,4 @@
-/* Owns the identity of a file in a message: 28 bytes, in the order of this
- * machine, which both ends share.
- *
- *     device      8
- *     inode       8
- *     birth       8 seconds, signed, since 1970
- *                 4 nanoseconds; all 0 where the file system keeps no birth
- */
+/* Owns both directions of an identity; its grammar is in the header. */
 #include "wire/identity.h"
 
 #include <string.h>

@@ -1,4 +1,11 @@
-/* The identity of a file in a message. */
+/* The identity of a file in a message: 28 bytes, in the order of this machine,
+ * which both ends share.
+ *
+ *   device  8
+ *   inode   8
+ *   birth   8  seconds since 1970, signed
+ *           4  nanoseconds; all 0 where the file system keeps no birth
+ */
 #ifndef SAMEMAP_IDENTITY_H
 #define SAMEMAP_IDENTITY_H
 

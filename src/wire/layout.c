@@ -1,8 +1,5 @@
-/* Owns the encoding of a view's layout and the arithmetic on its bounds.
- *
- * Encoded: typenum, ndim (a byte each), then flags, offset and shape as LEB128
- * and the strides as zigzag LEB128. A 2-D strided view takes about 12 bytes; a
- * reader must get exactly the bytes that the header promises.
+/* Owns both directions of a view's layout, whose grammar is in the header, and
+ * the arithmetic on its bounds.
  */
 #include "wire/layout.h"
 

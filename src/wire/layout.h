@@ -1,4 +1,15 @@
-/* The view's half of the message: element type, offset, shape and strides. */
+/* The view's half of the message: element type, offset, shape and strides.
+ *
+ *   typenum  1 byte: LAYOUT_NO_TYPENUM, or NumPy's number of the element type
+ *   ndim     1 byte
+ *   flags    LEB128: LAYOUT_WRITEABLE and the others
+ *   offset   LEB128: bytes, of element [0, 0, ...] from the memory's start
+ *   shape    LEB128, ndim times
+ *   strides  zigzag LEB128, ndim times: bytes
+ *
+ * A 2-D strided view takes about 12 bytes; a reader must get exactly the bytes
+ * that this promises.
+ */
 #ifndef SAMEMAP_LAYOUT_H
 #define SAMEMAP_LAYOUT_H
 
@@ -39,10 +50,9 @@ enum {
 
 typedef struct {
     unsigned flags;
-    int typenum; /* NumPy's number of a builtin type, or NO_TYPENUM */
-    int ndim;    /* at most LAYOUT_MAX_DIMS */
-    npy_intp
-        offset; /* bytes, of element [0, 0, ...] from the backing's start */
+    int typenum;     /* NumPy's number of a builtin type, or NO_TYPENUM */
+    int ndim;        /* at most LAYOUT_MAX_DIMS */
+    npy_intp offset; /* bytes, of element [0, 0, ...] from the memory's start */
     npy_intp shape[LAYOUT_MAX_DIMS];
     npy_intp strides[LAYOUT_MAX_DIMS]; /* bytes */
 } Layout;

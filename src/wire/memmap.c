@@ -2,6 +2,8 @@
  */
 #include "wire/memmap.h"
 
+#include "message.h"
+
 #define HEADER_SIZE 4
 
 /* Borrowed attributes of an np.memmap, out of its __dict__. */
@@ -53,14 +55,28 @@ make_tuple(PyObject *owner, const Attributes *attributes, MemmapHeader *kept)
     return tuple;
 }
 
+/* What `root` had for the last view that was no np.memmap: the pickler keeps
+ * all that it has written until the message ends, so the address is still that
+ * of the same one. */
+static bool
+is_found(const MemmapHeader *kept, PyObject *root, uint64_t message)
+{
+    return kept != NULL && kept->sender == root && kept->message == message &&
+           !message_is_implicit(message);
+}
+
 int
 memmap_find(State *state, PyObject *array, PyObject *root, PyObject *owner,
-            MemmapHeader *kept, MemmapFound *found)
+            MemmapHeader *kept, uint64_t message, MemmapFound *found)
 {
     Attributes attributes;
     bool is_memmap = Py_TYPE(array) == state->memmap_type;
     *found = (MemmapFound){NULL, false, false};
     if (!is_memmap && root == NULL) {
+        return 0;
+    }
+    if (!is_memmap && is_found(kept, root, message)) {
+        found->tuple = Py_NewRef(kept->tuple);
         return 0;
     }
     if (get_attributes(state, is_memmap ? array : root, &attributes) < 0) {
@@ -75,6 +91,10 @@ memmap_find(State *state, PyObject *array, PyObject *root, PyObject *owner,
         }
     }
     found->tuple = make_tuple(owner, &attributes, kept);
+    if (kept != NULL) {
+        kept->sender = is_memmap ? NULL : root;
+        kept->message = message;
+    }
     return found->tuple != NULL ? 0 : -1;
 }
 
@@ -89,9 +109,10 @@ bool
 memmap_is_shared(const State *state, PyObject *tuple)
 {
     PyObject *mode = PyTuple_GetItem(tuple, 3);
-    return PyUnicode_Check(mode) &&
-           (PyUnicode_Compare(mode, state->str_r_plus) == 0 ||
-            PyUnicode_CompareWithASCIIString(mode, "r") == 0);
+    return mode == state->str_r_plus || mode == state->str_r ||
+           (PyUnicode_Check(mode) &&
+            (PyUnicode_Compare(mode, state->str_r_plus) == 0 ||
+             PyUnicode_Compare(mode, state->str_r) == 0));
 }
 
 bool
@@ -242,12 +263,14 @@ memmap_root(State *state, PyObject *tuple, const Mapping *mapping,
 void
 memmap_forget(MemmapHeader *kept)
 {
+    kept->sender = NULL;
     Py_CLEAR(kept->tuple);
 }
 
 void
 memmap_clear(MemmapHeader *kept)
 {
+    kept->sender = NULL;
     Py_CLEAR(kept->tuple);
     Py_CLEAR(kept->dict);
     Py_CLEAR(kept->root);

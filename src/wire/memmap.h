@@ -3,7 +3,7 @@
  *   (memory, filename, offset, mode)
  *
  * stands where other arrays have their memory alone: a Backing or bytes when it
- * is written, what they have become when it is read. The others are the
+ * is written, a Source or the bytes when it is read. The others are the
  * attributes of the np.memmap that the array is or is a view of. All views of
  * one map share the tuple, so that the pickler writes it once.
  */
@@ -16,8 +16,11 @@
 /* What the last view of a map had, for the next one to use again. Writer:
  * wire/memmap.c. */
 typedef struct {
-    /* Owned: what was sent, which the pickler memoises; or NULL. */
+    /* Owned: what was sent, which the pickler memoises; or NULL. It is what
+     * this np.memmap (only an address) was found to have in that message. */
     PyObject *tuple;
+    const void *sender;
+    uint64_t message;
     /* Owned: what is copied for each that is rebuilt, {filename, offset, mode,
      * _mmap: None}; or NULL. It is good for these three, borrowed from it. */
     PyObject *dict;
@@ -37,9 +40,10 @@ typedef struct {
 
 /* Fills *found for `array`, whose memory belongs to the np.memmap `root` (NULL:
  * to none). `owner` takes the memory's place in the tuple, `kept` is that of a
- * backing, or NULL. 0, or -1 with an exception. */
+ * backing, or NULL; `message` is the number of the message. 0, or -1 with an
+ * exception. */
 int memmap_find(State *state, PyObject *array, PyObject *root, PyObject *owner,
-                MemmapHeader *kept, MemmapFound *found);
+                MemmapHeader *kept, uint64_t message, MemmapFound *found);
 
 /* New reference: the same with another memory; NULL with an exception. */
 PyObject *memmap_with_memory(PyObject *tuple, PyObject *memory);

@@ -47,18 +47,10 @@ find(const Patches *set, npy_intp offset)
     return low;
 }
 
+/* Puts `bytes` at index i: 0 or -1. */
 static int
-insert(Patches *set, npy_intp low, PyObject *bytes)
+insert(Patches *set, size_t i, npy_intp low, PyObject *bytes)
 {
-    npy_intp high = low + PyBytes_Size(bytes);
-    if (low == high) {
-        return 0;
-    }
-    size_t i = find(set, low);
-    if (i < set->count && set->items[i].low < high) {
-        PyErr_SetString(PyExc_ValueError, "patches of a message overlap");
-        return -1;
-    }
     if (set->count == set->room) {
         size_t room = set->room > 0 ? 2 * set->room : 4;
         Patch *larger = PyMem_Realloc(set->items, room * sizeof(*larger));
@@ -71,10 +63,41 @@ insert(Patches *set, npy_intp low, PyObject *bytes)
     }
     memmove(set->items + i + 1, set->items + i,
             (set->count - i) * sizeof(*set->items));
-    set->items[i] = (Patch){low, high, Py_NewRef(bytes)};
+    set->items[i] =
+        (Patch){low, low + PyBytes_Size(bytes), Py_NewRef(bytes), false};
     set->count++;
     assert(i == 0 || set->items[i - 1].high <= low);
-    assert(i + 1 == set->count || set->items[i + 1].low >= high);
+    assert(i + 1 == set->count || set->items[i + 1].low >= set->items[i].high);
+    return 0;
+}
+
+/* Adds what of [low, low + size of bytes) isn't there yet: 0 or -1. */
+static int
+add(Patches *set, npy_intp low, PyObject *bytes)
+{
+    npy_intp start = low, high = low + PyBytes_Size(bytes);
+    while (low < high) {
+        size_t i = find(set, low);
+        npy_intp end = high;
+        if (i < set->count && set->items[i].low <= low) {
+            low = set->items[i].high;
+            continue;
+        }
+        if (i < set->count && set->items[i].low < high) {
+            end = set->items[i].low;
+        }
+        PyObject *gap =
+            end - low == PyBytes_Size(bytes)
+                ? Py_NewRef(bytes)
+                : PyBytes_FromStringAndSize(
+                      PyBytes_AsString(bytes) + (low - start), end - low);
+        if (gap == NULL || insert(set, i, low, gap) < 0) {
+            Py_XDECREF(gap);
+            return -1;
+        }
+        Py_DECREF(gap);
+        low = end;
+    }
     return 0;
 }
 
@@ -113,7 +136,7 @@ patches_decode(PyObject *parts, npy_intp length, Patches *set,
                             "a patch reaches outside the mapping");
             return -1;
         }
-        if (insert(set, offset, bytes) < 0) {
+        if (add(set, offset, bytes) < 0) {
             return -1;
         }
     }
@@ -131,6 +154,28 @@ patches_apply(const Patches *set, npy_intp low, npy_intp high, char *memory)
         memcpy(memory + (first - low),
                PyBytes_AsString(patch->bytes) + (first - patch->low),
                (size_t)(last - first));
+    }
+}
+
+void
+patches_apply_new(Patches *set, npy_intp low, npy_intp high, char *memory)
+{
+    for (size_t i = find(set, low); i < set->count && set->items[i].low < high;
+         i++) {
+        Patch *patch = &set->items[i];
+        if (!patch->applied) {
+            memcpy(memory + patch->low, PyBytes_AsString(patch->bytes),
+                   (size_t)(patch->high - patch->low));
+            patch->applied = true;
+        }
+    }
+}
+
+void
+patches_renew(Patches *set)
+{
+    for (size_t i = 0; i < set->count; i++) {
+        set->items[i].applied = false;
     }
 }
 

@@ -3,9 +3,11 @@
  *
  *   patches = (where, bytes, where, bytes, ...)
  *
- *   where   int: bytes from the mapping's start, for all views of it; such
- * patches of one message don't overlap. None: the bytes are those of the
- * elements of the view that they come with, in C order
+ *   where   int: bytes from the mapping's start. The patch is good for all
+ *           views of the mapping; where patches of one message overlap, they
+ *           are the same
+ *           None: the bytes are those of the elements of the view that they
+ *           come with, in C order
  */
 #ifndef SAMEMAP_PATCHES_H
 #define SAMEMAP_PATCHES_H
@@ -15,6 +17,7 @@
 typedef struct {
     npy_intp low, high; /* offsets in the mapping */
     PyObject *bytes;    /* owned */
+    bool applied;       /* by patches_apply_new */
 } Patch;
 
 /* Sorted, not overlapping. All zero: none. */
@@ -41,6 +44,14 @@ int patches_decode(PyObject *parts, npy_intp length, Patches *set,
  * from `low` on. */
 void patches_apply(const Patches *set, npy_intp low, npy_intp high,
                    char *memory);
+
+/* Writes those of the set that have some of [low, high) to memory that shows
+ * the mapping from its start on, each once: the memory may be in use by then.
+ */
+void patches_apply_new(Patches *set, npy_intp low, npy_intp high, char *memory);
+
+/* The memory is another one now. */
+void patches_renew(Patches *set);
 
 void patches_clear(Patches *set);
 

@@ -83,7 +83,7 @@ reference_decode(State *state, PyObject *args, Reference *reference)
         memchr(path, '\0', (size_t)path_size) != NULL || offset < 0 ||
         offset % (long long)page_size() != 0 || length <= 0 ||
         length > NPY_MAX_INTP || __builtin_add_overflow(offset, length, &end) ||
-        access < 0 || access > MAPPING_ALL_ACCESS || reference->pid <= 0) {
+        !access_is_valid(access) || reference->pid <= 0) {
         goto damaged;
     }
     reference->file_offset = (uint64_t)offset;

@@ -7,10 +7,12 @@
  *   token     TOKEN_SIZE bytes: the mapping, the same in every process
  *   path      bytes: what the reader opens
  *   identity  bytes: which file that must be (wire/identity.h)
- *   offset    int: bytes, of the mapping's start in the file; a multiple of a
- * page length    int: bytes of the mapping, at least 1 access    int: how the
- * sender maps it (mapping.h) pid       int: of the process that has the file
- * open
+ *   offset    int: bytes, of the mapping's start in the file; page-aligned
+ *   length    int: bytes of the mapping, at least 1
+ *   access    int: how the sender maps it (mapping.h)
+ *   pid       int: of the process that has the file open
+ *
+ * A tuple, which the pickler writes once a message however many views use it.
  */
 #ifndef SAMEMAP_REFERENCE_H
 #define SAMEMAP_REFERENCE_H
@@ -19,7 +21,9 @@
 #include "os/fileid.h"
 #include "state.h"
 
-/* Raised by every change of what a message holds. */
+/* Raised by every change of what any part of a message holds: the layout, the
+ * header of an np.memmap and the patches have no number of their own. A reader
+ * takes its own version only; nothing is translated. */
 #define MESSAGE_VERSION 3
 
 typedef struct {

@@ -225,7 +225,6 @@ class Fuzzer:
         assert not wrong, (wrong, expected)
         assert exact_bytes(found) == before
 
-
     def check_tasks(self, views):
         """Send views as tasks hold them, and run the tasks one after the other."""
         rng = self.random
@@ -256,7 +255,7 @@ class Fuzzer:
         ):
             found, found_same = function(*args, **kwargs)
             assert found_same == same
-            for one, other, deep in zip(found, sent, same, strict=True):
+            for one, other in zip(found, sent, strict=True):
                 wrong = differences(one, other)
                 # What is in an object, or an object holds too, may be read-only.
                 assert wrong.keys() <= ({"writeable"} if objects else set()), wrong

@@ -21,7 +21,7 @@ import numpy as np
 from samemap import _core
 
 sys.path.append(str(Path(__file__).parents[1]))
-from support.encoding import ALONE, BARE, HAS_MMAP, MEMMAP, OWN, PRIVATE
+from support.encoding import ALONE, BARE, HAS_MMAP, MAPPED, MEMMAP, OWN, PRIVATE
 from support.equality import exact_bytes
 
 NBYTES = 20_000
@@ -82,7 +82,7 @@ class Fuzzer:
             path = Path(folder, f"file{mode}")
             path.write_bytes(self.random.randbytes(NBYTES))
             array = np.memmap(path, np.uint8, mode)
-            attach, args = array_backing(array)
+            _, args = array_backing(array)
             # As in another process, which doesn't know the sender's mapping.
             args = (args[0], f"fuzz{mode:>4}".encode().ljust(16), *args[2:])
             self.maps.append((array, args))
@@ -187,7 +187,7 @@ class Fuzzer:
             flags |= rng.choice((0, MEMMAP, MEMMAP | HAS_MMAP, MEMMAP | BARE))
         patches = None
         if private or rng.random() < 0.5:
-            flags |= rng.choice((PRIVATE, PRIVATE | ALONE))
+            flags |= rng.choice((PRIVATE, PRIVATE | ALONE, PRIVATE | MAPPED))
             if rng.random() < 0.3:
                 at = rng.randrange(0, NBYTES - 16, 16)
                 patches = (at, rng.randbytes(16))

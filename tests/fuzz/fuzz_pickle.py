@@ -1,11 +1,12 @@
 """Damaged messages as an unpickler meets them; run as a program.
 
 ``python tests/fuzz/fuzz_pickle.py --cases N [--seed S]``: each case is the pickle of a
-few views, of a batch of tasks or of results, with opcodes left out, doubled, exchanged
-or brought in from another pickle, their arguments damaged as in fuzz_message.py, and
-the end cut off: so the functions that messages name meet each other's results in places
-where they don't belong. The unpickler finds no other functions. Loading must raise an
-Exception, or return something whose arrays all lie in their memory.
+few views, of a batch of tasks or of results, with opcodes left
+out, doubled, exchanged or brought in from another pickle, their arguments damaged as in
+fuzz_message.py, and the end cut off: so the functions that messages name meet each
+other's results in places where they don't belong. The unpickler finds no other
+functions. Loading must raise an Exception, or return something whose arrays all lie in
+their memory; the same for the tasks of a batch when they run.
 """
 
 import io
@@ -16,19 +17,19 @@ from pathlib import Path
 import fuzz_message
 import numpy as np
 import samemap
-from joblib.parallel import BatchedCalls
-from samemap import _batches, _core, _errors, _subclasses
+from samemap import _batches, _core, _envelope, _errors, _subclasses
+from samemap._tables import Options, make_table
 
 FUNCTIONS = {
-    "samemap._core": (_core, ["attach", "rebuild", "refused", "incoming"]),
-    "samemap._batches": (_batches, ["rebuild_batch", "rebuild_results"]),
+    "samemap._core": (_core, ["attach", "rebuild", "pending", "pending_call", "run"]),
+    "samemap._batches": (_batches, ["rebuild_plain_results", "rebuild_results"]),
     "samemap._subclasses": (_subclasses, ["rebuild_subclass", "rebuild_masked"]),
     "samemap._errors": (_errors, ["BackingTruncatedError"]),
 }
 # In pickles by their index: what NumPy and joblib make of damage is theirs.
 RECORDS = np.dtype((np.record, fuzz_message.DTYPES[11]))
 OTHERS = [*fuzz_message.DTYPES, RECORDS, np.dtype("i2")]
-OTHERS += [np.matrix, np.recarray, BatchedCalls]
+OTHERS += [np.matrix, np.recarray, np.ma.MaskedArray]
 NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "NONE", "NEWTRUE", "NEWFALSE"}
 ARGUMENTS = NUMBERS | {"SHORT_BINBYTES", "BINBYTES"}
 
@@ -48,6 +49,10 @@ class Unpickler(pickle.Unpickler):
     """Finds what messages name, and nothing else."""
 
     def find_class(self, module, name):
+        if (module, name) == ("_pickle", "loads"):
+            return loads
+        if (module, name) == (__name__, "task"):
+            return task
         owner, names = FUNCTIONS.get(module, (None, ()))
         if name not in names:
             raise pickle.UnpicklingError(f"{module}.{name} is not for this test")
@@ -57,18 +62,29 @@ class Unpickler(pickle.Unpickler):
         return OTHERS[number]
 
 
+def loads(data):
+    """Load a pickle in a pickle."""
+    return Unpickler(io.BytesIO(data)).load()
+
+
+def task(*arrays, **kwargs):
+    """Return what a task of a batch was given."""
+    return arrays, kwargs
+
+
 def dumps(obj):
-    """Pickle as for a worker: arrays, batches and results."""
+    """Pickle as for a worker: arrays and results."""
     file = io.BytesIO()
-    pickler = Pickler(file)
-    pickler.dispatch_table[BatchedCalls] = _batches.BatchReducer(None)
-    pickler.dump(obj)
+    Pickler(file).dump(obj)
     return file.getvalue()
 
 
 def opcodes(message):
-    """Cut a pickle into its opcodes, without the frames around them."""
-    parsed = [(code.name, at) for code, _, at in pickletools.genops(message)]
+    """Cut pickles into their opcodes, without the frames around them."""
+    file = io.BytesIO(message)
+    parsed = []
+    while file.tell() < len(message):
+        parsed += [(code.name, at) for code, _, at in pickletools.genops(file)]
     ends = [at for _, at in parsed[1:]] + [len(message)]
     return [
         (name, message[at:end])
@@ -83,15 +99,24 @@ def one(value):
     return pair
 
 
-class Refusal:
-    """Pickled as an array whose sender could not have it."""
+class BatchPickler(pickle.Pickler):
+    """The same for batches, of which there is a pickler for each table."""
 
-    def __init__(self, error):
-        layout = fuzz_message.layout_bytes(0, 255, 0, [3, 4], [0, 0])
-        self.arguments = error, fuzz_message.DTYPES[0], layout
+    persistent_id = Pickler.persistent_id
+
+    def __init__(self, file, table):
+        super().__init__(file, 5)
+        self.dispatch_table = dict(table)
+
+    def register(self, cls, reduce):
+        self.dispatch_table[cls] = reduce
+
+
+class Held(list):
+    """An object that leads to arrays."""
 
     def __reduce__(self):
-        return _core.refused, self.arguments
+        return task, tuple(self)
 
 
 class Fuzzer(fuzz_message.Fuzzer):
@@ -105,22 +130,35 @@ class Fuzzer(fuzz_message.Fuzzer):
         private = np.memmap(path, np.float64, "c")
         private[3:900] = 1
         records = np.asarray(plain)[:90].view(fuzz_message.DTYPES[11])
-        batch = BatchedCalls([(None, (plain, plain[::3]), {})], (None, None))
         error = samemap.BackingTruncatedError("message", "path", "1", "2")
         self.keep = plain, private
+        batches = [
+            [(task, (private, private[::2], [plain]), {"x": private})] * 2,
+            [(task, ([plain[3:]], np.arange(9), records.view(np.recarray)), {})] * 2,
+            [(task, (np.asarray(private)[n:], {"x": (private,)}), {}) for n in (0, 9)],
+            # In parts: an object of one task leads to an argument of two.
+            [(task, (private, Held([private, plain])), {}), (task, (private,), {})],
+        ]
         self.pickles = [
-            opcodes(dumps(each))
-            for each in (
-                [plain[::-1], plain[3:40:2], plain.reshape(2, -1).T],
-                [private, private[::2], np.asarray(private)[:0]],
-                (records[::2], records.view(np.recarray), plain[:9].view(np.matrix)),
-                np.ma.MaskedArray(plain, plain.view(np.int8)[::2].view(np.bool_)),
-                [batch, _batches.Results([plain[5:]], (1, 1))],
-                [_core.Outgoing(), Refusal(error)],
+            opcodes(message)
+            for message in (
+                dumps([plain[::-1], plain[3:40:2], plain.reshape(2, -1).T]),
+                dumps([private, private[::2], np.asarray(private)[:0]]),
+                dumps((records[::2], records.view(np.recarray))),
+                dumps(plain[:9].view(np.matrix)),
+                dumps(np.ma.MaskedArray(plain, np.asarray(plain) > 5)),
+                dumps([error, _batches.Results([plain[5:]], (1, 1))]),
+                *(self.batch(batch) for batch in batches),
             )
         ]
         for codes in self.pickles:
             self.load(b"".join(data for _, data in codes))
+
+    def batch(self, tasks):
+        """Pickle the tasks of a batch, one object after the other."""
+        table = make_table(Options(), max_nbytes=100)
+        writer = _envelope.Writer(lambda: BatchPickler, table)
+        return writer.write_tasks(tasks, [])[2]
 
     def damage(self, code):
         """Return another argument in the place of one."""
@@ -161,7 +199,12 @@ class Fuzzer(fuzz_message.Fuzzer):
         return data[: rng.randrange(len(data))] if rng.random() < 0.05 else data
 
     def load(self, data):
-        return Unpickler(io.BytesIO(data)).load()
+        file = io.BytesIO(data)
+        unpickler = Unpickler(file)
+        found = []
+        while file.tell() < len(data):
+            found.append(unpickler.load())
+        return found
 
     def case(self):
         """Load one damaged pickle; read all arrays of what comes back."""
@@ -172,6 +215,13 @@ class Fuzzer(fuzz_message.Fuzzer):
             return
         self.found[type(result).__name__] += 1
         self.look(result, depth=6)
+        try:
+            result = _core.run(task, (result,), {})
+        except Exception as error:
+            self.found[f"task: {type(error).__name__}"] += 1
+            return
+        self.found["task"] += 1
+        self.look(result, depth=8)
 
     def look(self, thing, depth):
         if isinstance(thing, np.ndarray):

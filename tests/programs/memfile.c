@@ -104,6 +104,30 @@ fill(char **args)
     return 0;
 }
 
+/* populate SIZE: kilobytes on large pages, all of them zero. */
+static int
+populate(char **args)
+{
+    MemFile file;
+    MemfileHole hole;
+    LargePages pages = {false, 0};
+    size_t size = strtoull(args[0], NULL, 10);
+    if (memfile_create(&file, NULL, (int64_t)size) < 0) {
+        return failed("create");
+    }
+    memfile_populate(&file, &pages);
+    memfile_reserve(&hole, size);
+    char *map = mmap(NULL, size, PROT_READ, MAP_SHARED, file.fd, 0);
+    memfile_release(&hole);
+    bool empty = true;
+    for (size_t i = 0; i < size; i++) {
+        empty &= map[i] == 0;
+    }
+    printf("empty %d\nlarge %ld\nrefused %d\n", empty, large_kilobytes(map),
+           pages.refused || pages.until > 0);
+    return 0;
+}
+
 /* seal SHRINK: what may still be done to its size. */
 static int
 seal(char **args)
@@ -248,9 +272,11 @@ main(int argc, char **argv)
         int args;
         int (*run)(char **args);
     } commands[] = {
-        {"fill", 4, fill}, {"seal", 1, seal},    {"limited", 2, limited},
-        {"room", 1, room}, {"left", 1, left},    {"allowed", 0, allowed},
-        {"kept", 1, kept}, {"time", 2, measure},
+        {"fill", 4, fill},       {"populate", 1, populate},
+        {"seal", 1, seal},       {"limited", 2, limited},
+        {"room", 1, room},       {"left", 1, left},
+        {"allowed", 0, allowed}, {"kept", 1, kept},
+        {"time", 2, measure},
     };
     for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++) {
         if (argc > 1 && strcmp(argv[1], commands[i].name) == 0 &&

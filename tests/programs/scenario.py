@@ -27,14 +27,13 @@ def copy(array, *_):
 
 
 class Forbid:
-    """Pickling it takes all permissions from a file."""
+    """Loading it, before the array, takes all permissions from a file."""
 
     def __init__(self, path):
         self.path = path
 
     def __reduce__(self):
-        self.path.chmod(0)
-        return int, ()
+        return Path.chmod, (self.path, 0)
 
 
 def new_file(folder, name):

@@ -28,7 +28,16 @@ def build(folder, name, *files):
     # A library that a sanitizer has preloaded for Python is not for the compiler.
     environment = {**os.environ, "LD_PRELOAD": ""}
     subprocess.run(
-        [compiler, *FLAGS, f"-I{SOURCES}", "-o", program, *sources],
+        [
+            compiler,
+            *FLAGS,
+            f"-I{SOURCES}",
+            "-o",
+            program,
+            *sources,
+            "-lpthread",
+            "-ldl",
+        ],
         check=True,
         timeout=100,
         env=environment,

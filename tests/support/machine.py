@@ -8,6 +8,8 @@ import fcntl
 import os
 import struct
 
+from samemap import _core
+
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
 
 prctl = ctypes.CDLL(None).prctl
@@ -24,8 +26,11 @@ def can_open(path):
     return True
 
 
+# The module was built to ask the system (see SAMEMAP_OS in setup.py).
+ASKS = _core.SYSTEM != "none"
+
 # The system tells which file is mapped at an address.
-MAPS = can_open("/proc/self/maps")
+MAPS = ASKS and can_open("/proc/self/maps")
 
 
 def can_query():
@@ -41,18 +46,21 @@ def can_query():
 
 
 # And it does so for one address at a time, without its whole table.
-PROCMAP_QUERY = can_query()
+PROCMAP_QUERY = ASKS and can_query()
 
 # It tells which pages of a private map were modified: to the owner of the process,
 # who is root where it is not dumpable.
-PAGEMAP = can_open("/proc/self/pagemap")
+PAGEMAP = ASKS and can_open("/proc/self/pagemap")
 
 # Other processes of the user can open this one's descriptors.
 DESCRIPTORS = MAPS and prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 1
 
 # Markers of tests: whether what they need is there, and what it means if not.
 NEEDS = {
-    "needs_maps": (MAPS, "no /proc: nobody tells which file is mapped"),
+    "needs_maps": (
+        MAPS,
+        "nobody tells which file is mapped: no /proc, or SAMEMAP_OS=none",
+    ),
     "needs_procmap_query": (PROCMAP_QUERY, "this kernel has no PROCMAP_QUERY"),
     "needs_pagemap": (PAGEMAP, "nobody tells which pages of a private map changed"),
     "needs_descriptors": (DESCRIPTORS, "workers can't open this process's descriptors"),

@@ -1,18 +1,18 @@
 /* An exact copy of an array's bytes, for a message. */
-#ifndef SAMEMAP_VALUE_H
-#define SAMEMAP_VALUE_H
+#ifndef SAMEMAP_COPY_H
+#define SAMEMAP_COPY_H
 
 #include "sender/plan.h"
 
 /* New reference: bytes (bytearray when `writable`) that stand for the backing;
  * sets plan->layout to the view in them. NULL with an exception; the memory of
  * a truncated file gives BackingTruncatedError, not SIGBUS. */
-PyObject *value_copy(State *state, Plan *plan, bool writable);
+PyObject *copy_view(State *state, Plan *plan, bool writable);
 
 /* New reference: bytes, those of all elements in C order; NULL as above. */
-PyObject *value_elements(State *state, const Plan *plan);
+PyObject *copy_elements(State *state, const Plan *plan);
 
 /* The strides of elements that lie in C order without gaps. */
-void value_set_c_strides(Layout *layout, npy_intp itemsize);
+void copy_set_c_strides(Layout *layout, npy_intp itemsize);
 
 #endif

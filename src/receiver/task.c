@@ -2,12 +2,32 @@
  * is found, memory and arrays are made for it, new containers hold them, and
  * the task runs.
  */
-#include "receiver/take.h"
+
+#include "receiver/task.h"
 
 #include "receiver/arguments.h"
 #include "receiver/pieces.h"
 
 #include <string.h>
+
+void *
+task_reserve(void *array, size_t count, size_t *room, size_t size,
+             const void *few)
+{
+    if (count < *room) {
+        return array;
+    }
+    void *larger = PyMem_Realloc(array == few ? NULL : array, 2 * *room * size);
+    if (larger == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    if (array == few) {
+        memcpy(larger, few, count * size);
+    }
+    *room *= 2;
+    return larger;
+}
 
 /* New reference: an array that owns a copy of the bytes, which has no gaps. */
 static PyObject *
@@ -62,9 +82,12 @@ make_array(Task *task, const Pending *pending)
     if (Py_TYPE(view->source) != state->source_type) {
         array = copy_array(state, view);
     } else {
-        const Memory *memory =
-            pieces_get(state, (Source *)view->source, view->low, view->high);
-        array = memory != NULL ? view_build(state, view, memory) : NULL;
+        Memory memory = {0};
+        int found = pieces_get(state, (Source *)view->source, view->low,
+                               view->high, &memory);
+        assert(found != 0); /* this thread is in a task */
+        array = found > 0 ? view_build(state, view, &memory) : NULL;
+        memory_clear(&memory);
     }
     if (array != NULL && pending->finish != NULL) {
         core_set(&array, PyObject_CallFunctionObjArgs(
@@ -125,9 +148,11 @@ clear_task(Task *task)
 {
     for (size_t i = 0; i < task->node_count; i++) {
         Py_XDECREF(task->nodes[i].copy);
+        Py_DECREF(task->nodes[i].object);
     }
     for (size_t i = 0; i < task->item_count; i++) {
         Py_XDECREF(task->items[i].array);
+        Py_DECREF((PyObject *)task->items[i].pending);
     }
     for (size_t i = 0; i < task->piece_count; i++) {
         memory_clear(&task->pieces[i].memory);
@@ -136,6 +161,7 @@ clear_task(Task *task)
     PyMem_Free(task->nodes != task->few_nodes ? task->nodes : NULL);
     PyMem_Free(task->items != task->few_items ? task->items : NULL);
     PyMem_Free(task->pieces != task->few_pieces ? task->pieces : NULL);
+    idmap_clear(&task->first_pieces);
     idmap_clear(&task->places);
 }
 
@@ -152,7 +178,7 @@ take(State *state, PyObject *object)
     task.pieces = task.few_pieces;
     task.node_count = task.item_count = task.piece_count = 0;
     task.node_room = task.item_room = task.piece_room = FEW;
-    task.places = (IdMap){NULL, 0, 0};
+    task.places = task.first_pieces = (IdMap){NULL, 0, 0};
     if (arguments_find(&task, object) < 0) {
         goto done;
     }
@@ -172,7 +198,7 @@ done:
 }
 
 PyObject *
-take_run(PyObject *module, PyObject *args)
+task_run(PyObject *module, PyObject *args)
 {
     if (PyTuple_Size(args) != 3 || !PyTuple_Check(PyTuple_GetItem(args, 1)) ||
         !PyDict_Check(PyTuple_GetItem(args, 2))) {

@@ -4,7 +4,7 @@
  * a copy of records loses their padding. Here bytes are bytes. The copy starts
  * at an address of the same alignment, so that ALIGNED stays as it is.
  */
-#include "sender/value.h"
+#include "sender/copy.h"
 
 #include "errors.h"
 #include "os/pagemap.h"
@@ -14,7 +14,7 @@
 #define ALIGNMENT 16 /* of what malloc returns, and the data of bytes */
 
 void
-value_set_c_strides(Layout *layout, npy_intp itemsize)
+copy_set_c_strides(Layout *layout, npy_intp itemsize)
 {
     npy_intp stride = itemsize;
     for (int i = layout->ndim - 1; i >= 0; i--) {
@@ -40,7 +40,7 @@ check_readable(State *state, const Plan *plan)
 }
 
 PyObject *
-value_elements(State *state, const Plan *plan)
+copy_elements(State *state, const Plan *plan)
 {
     if (check_readable(state, plan) < 0) {
         return NULL;
@@ -54,7 +54,7 @@ value_elements(State *state, const Plan *plan)
 }
 
 PyObject *
-value_copy(State *state, Plan *plan, bool writable)
+copy_view(State *state, Plan *plan, bool writable)
 {
     Layout *layout = &plan->layout;
     npy_intp itemsize = PyDataType_ELSIZE(plan->descr);
@@ -82,7 +82,7 @@ value_copy(State *state, Plan *plan, bool writable)
         layout->offset = pad + (plan->data - plan->low);
     } else {
         layout_gather(layout, itemsize, plan->data, target);
-        value_set_c_strides(layout, itemsize);
+        copy_set_c_strides(layout, itemsize);
         layout->offset = pad;
     }
     return copy;
