@@ -110,7 +110,7 @@ populate(char **args)
 {
     MemFile file;
     MemfileHole hole;
-    LargePages pages = {false, 0};
+    LargePages pages = {false, 0, 0};
     size_t size = strtoull(args[0], NULL, 10);
     if (memfile_create(&file, NULL, (int64_t)size) < 0) {
         return failed("create");
