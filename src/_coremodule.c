@@ -13,6 +13,7 @@
 #include "receiver/task.h"
 #include "registry.h"
 #include "sender/describe.h"
+#include "sender/export.h"
 #include "sender/outgoing.h"
 #include "sender/owner.h"
 #include "sender/reduce.h"
@@ -100,9 +101,11 @@ PyDoc_STRVAR(
     "count_pending()\n--\n\n"
     "Count one more array that each task makes its own in the message being\n"
     "written; return the list of what that holds, or None.");
-PyDoc_STRVAR(is_mapped_doc,
-             "is_mapped(array, /)\n--\n\n"
-             "True if the memory of the array belongs to a mapping.");
+PyDoc_STRVAR(
+    is_mapped_doc,
+    "is_mapped(array, /)\n--\n\n"
+    "True if the memory of the array belongs to a mapping, or will in\n"
+    "the reader of the message that this thread writes.");
 PyDoc_STRVAR(describe_doc, "describe(array, /)\n--\n\n"
                            "How the array will travel, as a dict.");
 PyDoc_STRVAR(counts_doc, "counts()\n--\n\n"
@@ -111,6 +114,14 @@ PyDoc_STRVAR(
     shared_memory_doc,
     "shared_memory(nbytes, data=b'', /)\n--\n\n"
     "New memory, an mmap.mmap, that workers share; it begins with data.");
+PyDoc_STRVAR(acknowledge_doc,
+             "acknowledge(pid, fd, identity, /)\n--\n\n"
+             "Tell a worker that a memory file of its results is not needed\n"
+             "any more; False if that should be tried again.");
+PyDoc_STRVAR(close_exports_doc,
+             "close_exports()\n--\n\n"
+             "Close the memory files that were acknowledged; return the "
+             "number of others.");
 PyDoc_STRVAR(known_doc, "known()\n--\n\n"
                         "Number of mappings in the registry.");
 PyDoc_STRVAR(set_map_table_doc,
@@ -133,6 +144,8 @@ static PyMethodDef functions[] = {
     {"describe", describe_array, METH_O, describe_doc},
     {"counts", describe_counts, METH_NOARGS, counts_doc},
     {"shared_memory", shared_memory, METH_VARARGS, shared_memory_doc},
+    {"acknowledge", export_acknowledge, METH_VARARGS, acknowledge_doc},
+    {"close_exports", export_close, METH_NOARGS, close_exports_doc},
     {"known", known, METH_NOARGS, known_doc},
     {"set_map_table", set_map_table, METH_O, set_map_table_doc},
     {"set_pagemap", set_pagemap, METH_O, set_pagemap_doc},
@@ -151,6 +164,7 @@ init_types(State *state, PyObject *module)
         {&outgoing_spec, &state->outgoing_type},
         {&source_spec, &state->source_type},
         {&pending_spec, &state->pending_type},
+        {&export_spec, &state->export_type},
         {&reducer_spec, NULL},
     };
     for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++) {
@@ -213,6 +227,7 @@ module_free(void *module)
     if (state != NULL) {
         maptable_close(&state->maptable);
         descriptor_free(&state->open_files);
+        export_clear(state);
         module_clear((PyObject *)module);
     }
 }

@@ -2,6 +2,7 @@
 #include "fork.h"
 
 #include "registry.h"
+#include "sender/export.h"
 
 /* In a forked child: what was mapped goes on, but new tokens must differ from
  * the parent's, the map table is another, and the parent's other threads,
@@ -12,6 +13,7 @@ fork_in_child(PyObject *module, PyObject *Py_UNUSED(ignored))
     State *state = PyModule_GetState(module);
     maptable_close(&state->maptable);
     registry_after_fork(state);
+    export_after_fork(state);
     threadlist_after_fork(&state->outgoing);
     threadlist_after_fork(&state->tasks);
     if (registry_new_prefix(state) < 0) {

@@ -13,14 +13,19 @@ enum {
     /* Memory that was made to be shared, with every process that gets it: never
      * private, always writable. */
     MAPPING_REQUESTED = 1 << 2,
+    /* Memory made for one message, whose maker may be gone soon: always private
+     * and writable. */
+    MAPPING_EXPORT = 1 << 3,
 };
 
 /* Of these numbers, one that a mapping can have. */
 static inline bool
 access_is_valid(long access)
 {
-    return access >= 0 && (access <= (MAPPING_WRITABLE | MAPPING_PRIVATE) ||
-                           access == (MAPPING_WRITABLE | MAPPING_REQUESTED));
+    return access >= 0 &&
+           (access <= (MAPPING_WRITABLE | MAPPING_PRIVATE) ||
+            access == (MAPPING_WRITABLE | MAPPING_REQUESTED) ||
+            access == (MAPPING_WRITABLE | MAPPING_PRIVATE | MAPPING_EXPORT));
 }
 
 typedef struct {

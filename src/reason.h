@@ -32,7 +32,13 @@
     X(TEMPORARY, "temporary",                                              \
       "the file is a temporary one that joblib deletes after the call")    \
     X(RESULT, "result",                                                    \
-      "a result is the caller's own, unless it lies in an np.memmap")
+      "a result is the caller's own, unless it lies in an np.memmap")      \
+    X(EXPORTED, "exported",                                                \
+      "a large result is copied once, into memory that the caller maps")   \
+    X(NO_ROOM, "no room",                                                  \
+      "a large result found no room for a copy that the caller could map") \
+    X(NO_MEMFILE, "no memory file",                                        \
+      "the system gives no memory that the caller of a task could open")
 
 #define REASON_ENUM(name, key, sentence) REASON_##name,
 typedef enum {

@@ -125,14 +125,20 @@ error:
     return -1;
 }
 
-int
-registry_name(State *state, Backing *backing)
+PyObject *
+registry_new_token(State *state)
 {
     char token[TOKEN_SIZE];
     uint64_t count = ++state->token_count;
     memcpy(token, state->token_prefix, sizeof(state->token_prefix));
     memcpy(token + sizeof(state->token_prefix), &count, sizeof(count));
-    backing->place.py_token = PyBytes_FromStringAndSize(token, TOKEN_SIZE);
+    return PyBytes_FromStringAndSize(token, TOKEN_SIZE);
+}
+
+int
+registry_name(State *state, Backing *backing)
+{
+    backing->place.py_token = registry_new_token(state);
     return backing->place.py_token != NULL ? 0 : -1;
 }
 

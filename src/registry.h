@@ -19,6 +19,9 @@ PyObject *registry_find_map(State *state, PyObject *py_token, intptr_t length,
 int registry_add(State *state, Backing *backing, PyObject *owner,
                  bool by_token);
 
+/* New reference: a token that no other mapping has, or NULL. */
+PyObject *registry_new_token(State *state);
+
 /* Names a new backing: by a token that no other has, and by that which a
  * message names. 0, or -1 with an exception. */
 int registry_name(State *state, Backing *backing);

@@ -4,7 +4,9 @@
 
 #include "core.h"
 #include "os/descriptor.h"
+#include "os/fileid.h"
 #include "os/maptable.h"
+#include "os/memfile.h"
 #include "os/pagemap.h"
 #include "reason.h"
 #include "threadlist.h"
@@ -44,6 +46,7 @@
     X(PyTypeObject, outgoing_type)                                             \
     X(PyTypeObject, source_type)                                               \
     X(PyTypeObject, pending_type)                                              \
+    X(PyTypeObject, export_type)                                               \
     X(PyObject, attach)                                                        \
     X(PyObject, rebuild)                                                       \
     X(PyObject, pending)                                                       \
@@ -74,6 +77,13 @@ typedef struct Backing Backing;
 typedef struct {
     uint64_t arrays, bytes;
 } Count;
+
+/* A memory file of results that waits for its receipt: sender/export.c. */
+typedef struct {
+    int fd; /* ours */
+    FileId id;
+    uint64_t message; /* that names it */
+} ExportFile;
 
 typedef struct State {
 #define STATE_REFERENCE(type, name) type *name;
@@ -107,6 +117,12 @@ typedef struct State {
     long map_limit; /* of the system, as budget.c has asked for it; or 0 */
     long own_maps;  /* that messages made for one task or reader */
     long kept_descriptors; /* of sources, see receiver/source.c */
+
+    ExportFile *exports; /* writer: sender/export.c, as of these all */
+    size_t export_count, export_slots;
+    int64_t export_room; /* bytes that there is room for, as of that time */
+    uint64_t export_room_time;
+    LargePages large_pages;
 
     Count by_reference, by_value[REASON_COUNT];
 } State;

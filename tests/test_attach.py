@@ -61,6 +61,12 @@ def array(path):
         {"access": 4},
         {"access": 6},
         {"access": 8},
+        {"access": 9},
+        {"access": 10},
+        {"access": 13},
+        {"access": 15},
+        {"access": 16},
+        {"access": 1 << 70},
         {"pid": 0},
         {"pid": -1},
     ],
@@ -124,10 +130,10 @@ def test_callers_own_map(array):
     assert copy[8:16] == (1).to_bytes(8, "little")
 
 
-@pytest.mark.parametrize("version", [1, 3, 0, -1, 1 << 70, "2", None, True])
+@pytest.mark.parametrize("version", [1, 2, 4, 0, -1, 1 << 70, "2", None, True])
 def test_version(array, version):
     """A message of another version is its own error, and names both."""
-    with pytest.raises(MessageVersionError, match=rf"version {version!r}.*version 2"):
+    with pytest.raises(MessageVersionError, match=rf"version {version!r}.*version 3"):
         attach(reference(array), version=version)
     with pytest.raises(MessageVersionError, match="version None"):
         _core.attach()

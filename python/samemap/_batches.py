@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import pickle
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -17,7 +16,8 @@ import joblib.pool
 import numpy as np
 from joblib.externals.loky.backend import reduction
 
-from ._envelope import Tasks, Writer, read_tasks
+from . import _exports
+from ._envelope import Receipts, Tasks, Writer, read_tasks
 from ._errors import SamemapError
 
 Ticket = tuple[int, int]
@@ -161,6 +161,7 @@ class Batch:
         self.message = message
 
     def __call__(self) -> Results:
+        _exports.begin_task()
         if self.prepare is not None:
             self.prepare()
         batch = self.cls(read_tasks(self.message), *self.rest)
@@ -201,20 +202,42 @@ class Results(list[Any]):
         return rebuild_plain_results, (self.ticket, list(self))
 
 
-class ResultsReducer:
-    """Reducer of `Results`, for the backward dispatch table of one pool."""
+def _write(
+    writer: Writer, obj: Any, memory: bool
+) -> tuple[bytes] | tuple[bytes, Receipts]:
+    """Pickle what the caller gets; with receipts if there are any to be given."""
+    if not memory:
+        return (writer.write(obj),)
+    data, receipts = writer.write_results(obj)
+    if not receipts:
+        return (data,)
+    _exports.expect_receipts()
+    return data, receipts
 
-    def __init__(self, writer: Writer) -> None:
+
+class ResultsReducer:
+    """Reducer of `Results`, for the backward dispatch table of one pool.
+
+    Parameters
+    ----------
+    writer : Writer
+        With the table of the pool.
+    memory : bool
+        Large arrays go by memory files.
+    """
+
+    def __init__(self, writer: Writer, memory: bool) -> None:
         self.writer = writer
+        self.memory = memory
 
     def __call__(self, results: Results) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if _PLAIN.issuperset(map(type, results)):
             return results.__reduce__()
         try:
-            message = self.writer.write(list(results))
+            message = _write(self.writer, list(results), self.memory)
         except SamemapError as error:
             return rebuild_failed_results, (results.ticket, error.with_traceback(None))
-        return rebuild_results, (results.ticket, message)
+        return rebuild_results, (results.ticket, *message)
 
 
 @ByName
@@ -225,11 +248,13 @@ def rebuild_plain_results(ticket: Ticket | None, results: list[Any]) -> list[Any
 
 
 @ByName
-def rebuild_results(ticket: Ticket | None, message: bytes) -> list[Any] | FailedResults:
+def rebuild_results(
+    ticket: Ticket | None, message: bytes, receipts: Receipts = ()
+) -> list[Any] | FailedResults:
     """Undo `ResultsReducer` in the caller: the list, or what raises the error."""
     results: list[Any] | FailedResults
     try:
-        results = pickle.loads(message)
+        results = _exports.load(message, receipts)
     except Exception as error:
         results = FailedResults(error)
     # Not before: what the results name of the caller's is open until here.
@@ -259,30 +284,33 @@ class FailedResults:
 class FailureReducer:
     """Reducer of a task's exception as both pools send it: with a text beside it."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, memory: bool) -> None:
         self.writer = writer
+        self.memory = memory
 
     def __call__(self, failure: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         rebuild, (exception, *text) = failure.__reduce__()
         try:
-            message = self.writer.write(exception)
+            message = _write(self.writer, exception, self.memory)
         except SamemapError as error:
             # An array that it carries. Its own error says less than that of the task
             # would, but is what can be had.
-            message = self.writer.write(error)
+            message = _write(self.writer, error, False)
         return rebuild_failure, (rebuild, message, *text)
 
 
 @ByName
 def rebuild_failure(
-    rebuild: Callable[..., BaseException], message: bytes, *text: str
+    rebuild: Callable[..., BaseException],
+    message: tuple[bytes] | tuple[bytes, Receipts],
+    *text: str,
 ) -> BaseException:
     """Undo `FailureReducer`: the exception, or what was raised in loading it.
 
     In both cases `rebuild` adds the text of the worker's traceback.
     """
     try:
-        exception = pickle.loads(message)
+        exception = _exports.load(*message)
     except Exception as error:
         exception = error
     return rebuild(exception, *text)

@@ -33,6 +33,9 @@ Task = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 Reduce = Callable[[Any], Any]
 Table = dict[type, Reduce]
 
+# Arguments of `_core.acknowledge`, for each memory file of a message.
+Receipts = tuple[tuple[int, int, bytes], ...]
+
 # A task, and the numbers of the shared arrays that it uses.
 Part = tuple[bytes, tuple[int, ...]]
 # How many objects come before the tasks; how many arrays tasks make their own; the
@@ -117,6 +120,28 @@ class Writer:
             pickler, file = self._get_pickler()
             pickler.dump(obj)
             return self._put_pickler(pickler, file)
+        finally:
+            message.close()
+
+    def write_results(self, results: Any) -> tuple[bytes, Receipts]:
+        """Pickle results for the caller: large arrays go by memory files.
+
+        Returns
+        -------
+        bytes
+            For `pickle.loads`.
+        tuple
+            A receipt for each file, which the caller acknowledges then.
+        """
+        message = Outgoing()
+        try:
+            message.results(results)
+            pickler, file = self._get_pickler()
+            pickler.dump(results)
+            return self._put_pickler(pickler, file), message.receipts()
+        except BaseException:
+            message.discard()
+            raise
         finally:
             message.close()
 

@@ -122,8 +122,10 @@ def _make_reducers(
             writer, prepare, None if keeps_batches else Keeper()
         )
         writer = Writer(pickler_class, dict(backward))
-        backward[Results] = ResultsReducer(writer)
-        backward[process_executor._ExceptionWithTraceback] = FailureReducer(writer)
+        backward[Results] = ResultsReducer(writer, options.memory)
+        backward[process_executor._ExceptionWithTraceback] = FailureReducer(
+            writer, options.memory
+        )
         return forward, backward
 
     return get_memmapping_reducers

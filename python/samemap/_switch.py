@@ -97,7 +97,10 @@ def adopt(options: Options) -> None:
 
 
 def install(
-    verify: Verify | None = None, strict: bool = False, write_through: bool = False
+    verify: Verify | None = None,
+    strict: bool = False,
+    write_through: bool = False,
+    memory: bool = True,
 ) -> None:
     """Make joblib send arrays on mapped memory as references.
 
@@ -123,6 +126,10 @@ def install(
         for memory made with `empty`, `zeros` or `share`; of any other writable map a
         task gets pages of its own, writeable as sent, and what it writes there nobody
         else sees.
+    memory : bool
+        Let arrays of 1 MB and more in results and exceptions come back in memory
+        that the caller maps, not through a pipe. Without it arrays in ordinary memory
+        are left to joblib.
 
     Raises
     ------
@@ -131,7 +138,7 @@ def install(
     UnsupportedJoblibError
         If joblib's internals are not as expected; joblib is then untouched.
     """
-    _set(make_options(verify, strict, write_through))
+    _set(make_options(verify, strict, write_through, memory))
 
 
 def uninstall() -> None:
@@ -155,7 +162,10 @@ def installed() -> bool:
 
 @contextmanager
 def enabled(
-    verify: Verify | None = None, strict: bool = False, write_through: bool = False
+    verify: Verify | None = None,
+    strict: bool = False,
+    write_through: bool = False,
+    memory: bool = True,
 ) -> Iterator[None]:
     """Install for one ``with`` block, then go back to what was before.
 
@@ -164,7 +174,7 @@ def enabled(
 
     Parameters
     ----------
-    verify, strict, write_through
+    verify, strict, write_through, memory
         As for `install`.
 
     Raises
@@ -172,7 +182,7 @@ def enabled(
     ValueError, UnsupportedJoblibError
         As for `install`.
     """
-    yield from _within(make_options(verify, strict, write_through))
+    yield from _within(make_options(verify, strict, write_through, memory))
 
 
 @contextmanager

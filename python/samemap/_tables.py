@@ -20,15 +20,19 @@ class Options(NamedTuple):
     verify: Verify | None = None
     strict: bool = False
     write_through: bool = False
+    memory: bool = True
 
 
 def make_options(
-    verify: Verify | None, strict: bool, write_through: bool = False
+    verify: Verify | None,
+    strict: bool,
+    write_through: bool = False,
+    memory: bool = True,
 ) -> Options:
     """Check the arguments of ``install``."""
     if verify not in (None, "layout", "data"):
         raise ValueError(f"verify must be None, 'layout' or 'data', not {verify!r}")
-    return Options(verify, bool(strict), bool(write_through))
+    return Options(verify, bool(strict), bool(write_through), bool(memory))
 
 
 def make_table(

@@ -30,6 +30,7 @@ typedef struct {
     bool refused;  /* the system has none */
     int64_t until; /* none before that time (nanoseconds, monotonic): they were
                     * slow to be had */
+    int64_t pause; /* how long that was the last time; 0 after a success */
 } LargePages;
 
 /* Fills *file with a new file of `size` bytes, all zero: 0, or -1 with errno.
@@ -56,6 +57,9 @@ int memfile_secure(const MemFile *file);
 /* The file can't become longer any more and, if asked, not shorter: 0, or -1
  * with errno. Nothing happens to a file that can't be sealed. */
 int memfile_seal(const MemFile *file, bool shrink);
+
+/* The file can't become shorter any more: somebody has said so. */
+bool memfile_is_sealed(int fd);
 
 /* Bytes that may still be written to the file before the system refuses or
  * kills: memory that is available, limits of the control group, of the process,

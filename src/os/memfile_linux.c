@@ -27,6 +27,7 @@
 #endif
 #ifndef F_ADD_SEALS
 #define F_ADD_SEALS 1033
+#define F_GET_SEALS 1034
 #define F_SEAL_SHRINK 0x0002
 #define F_SEAL_GROW 0x0004
 #endif
@@ -48,8 +49,10 @@
 #define BLOCK_COST 2000000
 #define FORGIVEN 20000000
 
-/* After that large pages are given up for so long. */
-#define PAUSE 1000000000
+/* After that large pages are given up for so long: one delay may be that of a
+ * busy machine, so from the shorter to the longer. */
+#define SHORT_PAUSE 50000000
+#define LONG_PAUSE 10000000000
 
 static int
 create_memfd(MemFile *file)
@@ -156,6 +159,13 @@ memfile_seal(const MemFile *file, bool shrink)
     return file->sealable ? fcntl(file->fd, F_ADD_SEALS, seals) : 0;
 }
 
+bool
+memfile_is_sealed(int fd)
+{
+    int seals = fcntl(fd, F_GET_SEALS);
+    return seals >= 0 && seals & F_SEAL_SHRINK;
+}
+
 int64_t
 memfile_room(const MemFile *file)
 {
@@ -218,6 +228,17 @@ make_large(int fd, int64_t offset, char *address, const char *data,
     return madvise(map, length, MADV_COLLAPSE) == 0;
 }
 
+static void
+give_up(LargePages *pages)
+{
+    int64_t pause = 4 * pages->pause;
+    pause = pause < SHORT_PAUSE  ? SHORT_PAUSE
+            : pause > LONG_PAUSE ? LONG_PAUSE
+                                 : pause;
+    pages->pause = pause;
+    pages->until = read_clock(CLOCK_MONOTONIC) + pause;
+}
+
 /* Fills whole blocks with `data`, or zeros if that is NULL, for as long as
  * large pages can be had, and soon: how many bytes it filled. `window` has room
  * for a piece. */
@@ -237,7 +258,7 @@ fill_blocks(int fd, LargePages *pages, int64_t offset, const char *data,
         if (!large) {
             /* The kernel doesn't know it, or not for shared memory. */
             pages->refused |= error == EINVAL || error == ENOSYS;
-            pages->until = read_clock(CLOCK_MONOTONIC) + PAUSE;
+            give_up(pages);
             break;
         }
         if (data != NULL) {
@@ -247,10 +268,11 @@ fill_blocks(int fd, LargePages *pages, int64_t offset, const char *data,
         allowed +=
             (int64_t)(piece / MEMFILE_BLOCK) * BLOCK_COST - (end - start);
         if (allowed < 0) {
-            pages->until = read_clock(CLOCK_MONOTONIC) + PAUSE;
-            break;
+            give_up(pages);
+            return done;
         }
     }
+    pages->pause = done == length ? 0 : pages->pause;
     return done;
 }
 

@@ -103,13 +103,25 @@ set_map_error(State *state, const Reference *reference, int fd)
     }
 }
 
+/* A memory file: it has no name, and may be sent on when its maker is gone. */
+static bool
+has_maker_only(const Reference *reference)
+{
+    return reference->access & (MAPPING_REQUESTED | MAPPING_EXPORT);
+}
+
+bool
+attach_keeps_descriptor(State *state, const Reference *reference)
+{
+    return !state->mmap_has_trackfd || has_maker_only(reference);
+}
+
 /* New reference: mmap.mmap(fd, length, flags=..., prot=..., offset=...). */
 static PyObject *
 map_file(State *state, const Reference *reference, int fd, bool private,
          bool writable)
 {
     MemfileHole hole;
-    bool requested = reference->access & MAPPING_REQUESTED;
     PyObject *map = NULL;
     PyObject *args = Py_BuildValue("in", fd, reference->length);
     PyObject *kwargs = Py_BuildValue(
@@ -119,14 +131,14 @@ map_file(State *state, const Reference *reference, int fd, bool private,
     if (args == NULL || kwargs == NULL) {
         goto done;
     }
-    /* Before 3.13 every mmap.mmap keeps a descriptor of its own. What was made
-     * to be shared has no name, and may be sent on when its maker is gone. */
-    if (state->mmap_has_trackfd && !requested &&
+    /* Before 3.13 every mmap.mmap keeps a descriptor of its own. */
+    if (!attach_keeps_descriptor(state, reference) &&
         PyDict_SetItemString(kwargs, "trackfd", Py_False) < 0) {
         goto done;
     }
     /* On large pages, if the file has any. */
-    memfile_reserve(&hole, requested ? (size_t)reference->length : 0);
+    memfile_reserve(&hole,
+                    has_maker_only(reference) ? (size_t)reference->length : 0);
     map = PyObject_Call((PyObject *)state->mmap_type, args, kwargs);
     memfile_release(&hole);
     if (map == NULL) {
@@ -149,9 +161,19 @@ enter(State *state, const Reference *reference, PyObject *map, unsigned access,
     }
     Mapping mapping = {buffer.buf, buffer.len, reference->file_offset, access};
     PyBuffer_Release(&buffer);
-    Backing *backing = backing_new_attached(
-        state, &mapping, &reference->id, reference->py_path,
-        by_token ? reference->py_token : NULL, reference->pid);
+    /* The descriptor that a result was made with is closed soon: the way to
+     * it is that of its map, which has to be looked for. */
+    bool is_export = reference->access & MAPPING_EXPORT;
+    PyObject *path = is_export ? PyBytes_FromStringAndSize(NULL, 0)
+                               : Py_NewRef(reference->py_path);
+    if (path == NULL) {
+        return -1;
+    }
+    Backing *backing =
+        backing_new_attached(state, &mapping, &reference->id, path,
+                             by_token ? reference->py_token : NULL,
+                             is_export ? (long)getpid() : reference->pid);
+    Py_DECREF(path);
     if (backing == NULL) {
         return -1;
     }

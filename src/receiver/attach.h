@@ -18,6 +18,9 @@ PyObject *attach_shared(State *state, const Reference *reference);
 PyObject *attach_own(State *state, const Reference *reference, int fd,
                      bool private);
 
+/* The mmap.mmap made for such a message keeps a descriptor. */
+bool attach_keeps_descriptor(State *state, const Reference *reference);
+
 /* Finds the values that mmap.mmap is called with: 0 or -1. */
 int attach_init(State *state);
 

@@ -11,14 +11,13 @@
 #define KEPT_MAX 32
 
 bool
-budget_has_map(State *state)
+budget_has_map(State *state, bool keeps_descriptor)
 {
     if (state->map_limit == 0) {
         state->map_limit = limits_maps();
     }
     long maps = state->map_limit, descriptors = limits_descriptors();
-    /* Before CPython 3.13 every mmap.mmap keeps a descriptor. */
-    if (!state->mmap_has_trackfd && descriptors < maps) {
+    if (keeps_descriptor && descriptors < maps) {
         maps = descriptors;
     }
     return state->own_maps < maps / SHARE_OF_LIMIT;

@@ -87,6 +87,31 @@ make_map(Source *self, bool private)
     return map;
 }
 
+/* There is room for a mapping of this source alone. */
+static bool
+has_map(const Source *self)
+{
+    return budget_has_map(
+        self->state, attach_keeps_descriptor(self->state, &self->reference));
+}
+
+/* The memory of all views is a copy of the whole file. */
+static Memory *
+copy_all(Source *self, Memory *memory)
+{
+    Memory copy = {0};
+    if (source_make(self, 0, self->reference.length, false, &copy) < 0) {
+        return NULL;
+    }
+    /* Another thread may have been quicker. */
+    if (memory->owner == NULL) {
+        *memory = copy;
+    } else {
+        memory_clear(&copy);
+    }
+    return memory;
+}
+
 Memory *
 source_get(Source *self, SourceKind kind)
 {
@@ -99,6 +124,10 @@ source_get(Source *self, SourceKind kind)
     memory_clear(memory);
     if (kind == SOURCE_PRIVATE) {
         patches_renew(&self->patches);
+    }
+    if (kind == SOURCE_PRIVATE && self->reference.access & MAPPING_EXPORT &&
+        !has_map(self)) {
+        return copy_all(self, memory);
     }
     PyObject *map = kind == SOURCE_SHARED
                         ? attach_shared(self->state, &self->reference)
@@ -151,7 +180,7 @@ source_make(Source *self, npy_intp low, npy_intp high, bool may_copy,
             Memory *memory)
 {
     int result = -1;
-    if ((may_copy && high - low <= COPY_MAX) || !budget_has_map(self->state)) {
+    if ((may_copy && high - low <= COPY_MAX) || !has_map(self)) {
         int fd = take_descriptor(self);
         if (fd >= 0 && memory_allocate(low, high, memory) == 0) {
             result = read_bytes(self, fd, memory);

@@ -13,8 +13,8 @@
 
 #define ALIGNMENT 16 /* of what malloc returns, and the data of bytes */
 
-static void
-set_c_strides(Layout *layout, npy_intp itemsize)
+void
+copy_set_c_strides(Layout *layout, npy_intp itemsize)
 {
     npy_intp stride = itemsize;
     for (int i = layout->ndim - 1; i >= 0; i--) {
@@ -82,7 +82,7 @@ copy_view(State *state, Plan *plan, bool writable)
         layout->offset = pad + (plan->data - plan->low);
     } else {
         layout_gather(layout, itemsize, plan->data, target);
-        set_c_strides(layout, itemsize);
+        copy_set_c_strides(layout, itemsize);
         layout->offset = pad;
     }
     return copy;

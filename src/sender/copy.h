@@ -12,4 +12,7 @@ PyObject *copy_view(State *state, Plan *plan, bool writable);
 /* New reference: bytes, those of all elements in C order; NULL as above. */
 PyObject *copy_elements(State *state, const Plan *plan);
 
+/* The strides of elements that lie in C order without gaps. */
+void copy_set_c_strides(Layout *layout, npy_intp itemsize);
+
 #endif

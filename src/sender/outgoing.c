@@ -3,6 +3,8 @@
 #include "sender/outgoing.h"
 
 #include "os/clock.h"
+#include "sender/export.h"
+#include "sender/results.h"
 #include "sender/scan.h"
 
 static Outgoing *
@@ -97,6 +99,7 @@ outgoing_traverse(Outgoing *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->held);
+    Py_VISIT(self->kept);
     return 0;
 }
 
@@ -104,6 +107,7 @@ static int
 outgoing_clear(Outgoing *self)
 {
     Py_CLEAR(self->held);
+    results_clear(self);
     return 0;
 }
 
@@ -179,10 +183,38 @@ outgoing_is_argument(Outgoing *self, PyObject *object)
 }
 
 static PyObject *
+outgoing_results(Outgoing *self, PyObject *results)
+{
+    if (self->kept != NULL || self->phase != PHASE_WHOLE) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a message holds one batch of results");
+        return NULL;
+    }
+    if (results_collect(self, results) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+outgoing_receipts(Outgoing *self, PyObject *Py_UNUSED(ignored))
+{
+    return export_receipts(self->state, self->number);
+}
+
+static PyObject *
+outgoing_discard(Outgoing *self, PyObject *Py_UNUSED(ignored))
+{
+    export_discard(self->state, self->number);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 outgoing_close(Outgoing *self, PyObject *Py_UNUSED(ignored))
 {
     threadlist_remove(&self->state->outgoing, &self->link);
     idmap_clear(&self->arguments);
+    results_clear(self);
     return PyLong_FromUnsignedLongLong(self->pending);
 }
 
@@ -214,6 +246,16 @@ static PyMethodDef outgoing_methods[] = {
     {"is_argument", (PyCFunction)outgoing_is_argument, METH_O,
      "is_argument($self, object, /)\n--\n\n"
      "True for what some task gets to."},
+    {"results", (PyCFunction)outgoing_results, METH_O,
+     "results($self, results, /)\n--\n\n"
+     "Begin results: large arrays among them go by memory files."},
+    {"receipts", (PyCFunction)outgoing_receipts, METH_NOARGS,
+     "receipts($self, /)\n--\n\n"
+     "What the reader is to acknowledge: arguments of `acknowledge`, for each "
+     "file."},
+    {"discard", (PyCFunction)outgoing_discard, METH_NOARGS,
+     "discard($self, /)\n--\n\n"
+     "The message isn't sent: close its memory files."},
     {"close", (PyCFunction)outgoing_close, METH_NOARGS,
      "close($self, /)\n--\n\n"
      "End the message; return how many arrays each task makes its own."},

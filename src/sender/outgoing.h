@@ -27,6 +27,13 @@ typedef enum {
     PHASE_PART,
 } Phase;
 
+/* Memory that a file of the message has a copy of. */
+typedef struct {
+    char *low, *high;
+    npy_intp used;    /* bytes that are elements of arrays */
+    PyObject *export; /* owned, or NULL while there is none */
+} Span;
+
 typedef struct {
     PyObject_HEAD
     ThreadLink link;
@@ -34,12 +41,19 @@ typedef struct {
     uint64_t number; /* never 0 */
     PyObject *held;  /* list of what must outlive the message, or NULL */
     Phase phase;     /* writer: outgoing.c */
-    IdMap arguments; /* what the tasks hold, see scan.h; writer: scan.c */
+    /* What the tasks hold, see scan.h, or what was found of the results.
+     * Writers: scan.c, results.c. */
+    IdMap arguments;
     /* An object of one task led to an argument. Writer: scan.c. */
     bool entangled;
     /* Arrays that each task makes its own. Writers: reduce.c, and outgoing.c
      * for reducers in Python. */
     uint64_t pending;
+    /* Of results, writer: results.c. */
+    PyObject *kept; /* list of what was looked at; NULL: no results */
+    Span *spans;
+    size_t span_count, span_room;
+    Reason export_failure; /* why there is no file for the rest of them */
 } Outgoing;
 
 /* Borrowed: the message that this thread writes, or NULL. */

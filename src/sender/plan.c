@@ -175,6 +175,21 @@ set_sharing(State *state, const Terms *terms, Plan *plan)
     return 0;
 }
 
+/* The owner's memory, as its last array shows it. */
+static void
+set_owner_memory(PyArrayObject *array, Plan *plan)
+{
+    npy_intp itemsize = PyDataType_ELSIZE(PyArray_DESCR(array)), low, high;
+    npy_intp nbytes =
+        layout_nbytes(PyArray_NDIM(array), PyArray_DIMS(array), itemsize);
+    if (layout_bounds(PyArray_NDIM(array), PyArray_DIMS(array),
+                      PyArray_STRIDES(array), itemsize, &low, &high) == 0 &&
+        high - low <= nbytes) {
+        plan->memory_low = PyArray_BYTES(array) + low;
+        plan->memory_high = PyArray_BYTES(array) + high;
+    }
+}
+
 /* Finds the memory of the array: 1, 0 when it is ordinary memory, or -1. */
 static int
 find_memory(State *state, PyArrayObject *array, const Terms *terms,
@@ -199,6 +214,9 @@ find_memory(State *state, PyArrayObject *array, const Terms *terms,
         return -1;
     }
     plan->memmap = found.tuple;
+    if (!mapped) {
+        set_owner_memory((PyArrayObject *)owner->last_array, plan);
+    }
     plan->layout.flags |=
         (found.has_mmap ? LAYOUT_HAS_MMAP : 0) |
         (found.is_bare ? LAYOUT_BARE : 0) |
@@ -214,6 +232,7 @@ plan_make(State *state, PyArrayObject *array, const Terms *terms, Plan *plan)
     plan->backing = NULL;
     plan->memmap = NULL;
     plan->descr = NULL;
+    plan->memory_low = plan->memory_high = NULL;
     plan->patches = NULL;
     plan->patch_is_elements = false;
     plan->message = terms->message;
@@ -246,6 +265,8 @@ plan_make(State *state, PyArrayObject *array, const Terms *terms, Plan *plan)
         return -1;
     }
     bool inside = set_offset(plan);
+    plan->memory_low = plan->backing->mapping.start;
+    plan->memory_high = plan->memory_low + plan->backing->mapping.length;
     bool backward = terms->direction == DIRECTION_BACKWARD;
     plan->reason =
         backward ? backward_reason(plan) : plan->backing->reach.reason;

@@ -32,8 +32,10 @@ typedef struct {
     uint64_t message;       /* as the terms' */
     char *data;             /* address of element [0, 0, ...] */
     char *low, *high;       /* addresses that the elements span */
-    npy_intp nbytes;        /* of all elements */
-    Layout layout;          /* of the view in its backing; set in any case */
+    char *memory_low, *memory_high; /* the owner's memory, all of which can be
+                                     * read; both NULL: unknown */
+    npy_intp nbytes;                /* of all elements */
+    Layout layout; /* of the view in its backing; set in any case */
 } Plan;
 
 /* Decides for `array`. 0, or -1 with an exception: the file has become shorter

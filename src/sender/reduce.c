@@ -9,6 +9,7 @@
 
 #include "errors.h"
 #include "sender/plan.h"
+#include "sender/results.h"
 #include "sender/scan.h"
 #include "sender/copy.h"
 #include "wire/patches.h"
@@ -189,6 +190,23 @@ set_strict_error(State *state, PyObject *array, const Plan *plan)
     Py_XDECREF(shape);
 }
 
+/* By a memory file. NULL without an exception: it has to go another way, and
+ * *counted is the reason that is counted for it. */
+static PyObject *
+reduce_result(const Reducer *self, PyObject *array, Outgoing *message,
+              Plan *plan, Reason *counted)
+{
+    State *state = self->state;
+    PyObject *memory = results_memory(message, array, plan, counted);
+    if (memory == NULL) {
+        return NULL;
+    }
+    count(self, &state->by_value[REASON_EXPORTED], plan->nbytes);
+    PyObject *reduction = make_reduction(state->rebuild, memory, plan);
+    Py_DECREF(memory);
+    return reduction;
+}
+
 static PyObject *
 reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan,
                bool is_deep)
@@ -196,13 +214,22 @@ reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan,
     State *state = self->state;
     bool shared = message != NULL && message->phase == PHASE_TASKS &&
                   scan_is_shared(message, array);
+    Reason counted = plan->reason;
+    if (message != NULL && message->kept != NULL &&
+        self->direction == DIRECTION_BACKWARD) {
+        PyObject *reduction =
+            reduce_result(self, array, message, plan, &counted);
+        if (reduction != NULL || PyErr_Occurred()) {
+            return reduction;
+        }
+    }
     switch (plan->reason) {
     case REASON_NONE:
         count(self, &state->by_reference, plan->nbytes);
         return reduce_reference(state, message, plan);
     case REASON_MEMORY:
     case REASON_OBJECTS:
-        count(self, &state->by_value[plan->reason], plan->nbytes);
+        count(self, &state->by_value[counted], plan->nbytes);
         return reduce_memory(self, array, message, plan, shared);
     default:
         break;
@@ -212,7 +239,7 @@ reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan,
         set_strict_error(state, array, plan);
         return NULL;
     }
-    count(self, &state->by_value[plan->reason], plan->nbytes);
+    count(self, &state->by_value[counted], plan->nbytes);
     if (plan->reason == REASON_ANONYMOUS && is_dumped(self, plan)) {
         return core_call(self->stock, array);
     }

@@ -33,7 +33,7 @@ reserve_room(const MemFile *file, int64_t *room)
 static int
 make_file(MemFile *file, int64_t size, const Py_buffer *data, int64_t *room)
 {
-    LargePages pages = {false, 0};
+    LargePages pages = {false, 0, 0};
     *room = size;
     if (memfile_create(file, NULL, size) < 0) {
         return errno;

@@ -24,7 +24,7 @@
 /* Raised by every change of what any part of a message holds: the layout, the
  * header of an np.memmap and the patches have no number of their own. A reader
  * takes its own version only; nothing is translated. */
-#define MESSAGE_VERSION 2
+#define MESSAGE_VERSION 3
 
 typedef struct {
     PyObject *py_token, *py_path; /* bytes */

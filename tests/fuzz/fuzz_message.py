@@ -26,6 +26,8 @@ from support.equality import exact_bytes
 
 NBYTES = 20_000
 
+EXPORTED = 11  # src/mapping.h: writable, private, made for one message
+
 EDGES = [0, 1, 2, 7, 8, 31, 64, 127, 128, 255, 4095, 4096, NBYTES - 1, NBYTES]
 EDGES += [NBYTES + 1, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64]
 NUMBERS = EDGES + [-n for n in EDGES]
@@ -86,6 +88,9 @@ class Fuzzer:
             # As in another process, which doesn't know the sender's mapping.
             args = (args[0], f"fuzz{mode:>4}".encode().ljust(16), *args[2:])
             self.maps.append((array, args))
+        # A memory file of results: its access is the last but one.
+        args = (args[0], b"fuzz export".ljust(16), *args[2:6], EXPORTED, args[7])
+        self.maps.append((array, args))
         self.sources = []
 
     def number(self):

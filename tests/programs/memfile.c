@@ -72,7 +72,7 @@ static int
 fill(char **args)
 {
     MemFile file;
-    LargePages pages = {false, 0};
+    LargePages pages = {false, 0, 0};
     size_t size = strtoull(args[0], NULL, 10);
     size_t offset = strtoull(args[1], NULL, 10);
     size_t length = strtoull(args[2], NULL, 10);
@@ -110,7 +110,7 @@ populate(char **args)
 {
     MemFile file;
     MemfileHole hole;
-    LargePages pages = {false, 0};
+    LargePages pages = {false, 0, 0};
     size_t size = strtoull(args[0], NULL, 10);
     if (memfile_create(&file, NULL, (int64_t)size) < 0) {
         return failed("create");
@@ -149,7 +149,7 @@ static int
 limited(char **args)
 {
     MemFile file, other;
-    LargePages pages = {false, 0};
+    LargePages pages = {false, 0, 0};
     size_t size = strtoull(args[1], NULL, 10);
     char *data = pattern(size);
     if (memfile_create(&file, NULL, (int64_t)size) < 0) {
@@ -201,7 +201,7 @@ allowed(char **args)
 static int
 kept(char **args)
 {
-    LargePages pages = {false, 0};
+    LargePages pages = {false, 0, 0};
     size_t size = 9 * MB + 4097;
     char *data = pattern(size);
     for (long i = 0; i < strtol(args[0], NULL, 10) + 1; i++) {
@@ -247,7 +247,7 @@ measure(char **args)
         best[0] = took < best[0] ? took : best[0];
         munmap(copy, size);
         for (int small = 0; small < 2; small++) {
-            LargePages pages = {small, 0};
+            LargePages pages = {small, 0, 0};
             MemFile file;
             start = seconds();
             if (memfile_create(&file, NULL, (int64_t)size) < 0 ||
