@@ -11,6 +11,31 @@ from samemap import _core
 from support import machine
 
 
+# Files of tests whose programs, files and pools take minutes together.
+LONG = {
+    f"test_{name}.py"
+    for name in (
+        "arrived_memmap",
+        "cli",
+        "export",
+        "fuzz",
+        "identity",
+        "late",
+        "ordinary_user",
+        "results_own",
+        "shared",
+    )
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the tests of these files."""
+    for item in items:
+        if item.path.name in LONG:
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Skip a test whose claim can't hold in this circumstance."""
