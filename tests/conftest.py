@@ -10,7 +10,6 @@ from joblib.externals.loky import get_reusable_executor
 from samemap import _core
 from support import machine
 
-
 # Files of tests whose programs, files and pools take minutes together.
 LONG = {
     f"test_{name}.py"

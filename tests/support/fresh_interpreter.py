@@ -17,8 +17,8 @@ def run_function(module, name, *arguments, stock=False, timeout=60):
     Returns what it prints. With `stock` samemap is not installed.
     """
     # A second try after a hang: multiprocessing's Pool.terminate, which an error
-    # provokes, waits for ever when it kills a worker that holds the lock of the queue of
-    # results, with stock joblib too.
+    # provokes, waits for ever when it kills a worker that holds the lock of the queue
+    # of results, with stock joblib too.
     status, told, errors = _run(module, name, arguments, stock, timeout)
     if status == "hangs" and "multiprocessing" in map(str, arguments):
         status, told, errors = _run(module, name, arguments, stock, timeout)
