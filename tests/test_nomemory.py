@@ -89,7 +89,11 @@ def run_tasks():
     called = _core.pending_call(add, second, 2)
     looped = [{"x": (first, copied)}, called]
     looped.append(looped)
-    return lambda: _core.run(lambda *a, **k: None, (first, looped), {"y": looped})
+    # Made before memory fails: CPython 3.13 crashes where it can make no function.
+    def task(*args, **kwargs):
+        pass
+
+    return lambda: _core.run(task, (first, looped), {"y": looped})
 
 def scanned():
     message = _core.Outgoing(held=[])
