@@ -53,7 +53,7 @@ def forbid_reading(*but_not_below):
 data = Path(sys.argv[2])
 others = [f"/{n}" for n in os.listdir("/") if not data.is_relative_to(f"/{n}")]
 others += [p for p in sys.path if os.path.isdir(p)]
-others += [os.path.dirname(sys.executable)]
+others += [sys.prefix]
 """
 
 
