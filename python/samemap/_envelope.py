@@ -22,7 +22,7 @@ import io
 import pickle
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,24 @@ Tasks = tuple[int, int, bytes, list[Part] | None]
 _OBJECTS, _OWN_OBJECTS, _TASKS, _PART = 1, 2, 3, 4
 
 
+class Exports(NamedTuple):
+    """Which arrays in ordinary memory go by memory files.
+
+    Parameters
+    ----------
+    min_nbytes : int
+        Those of more bytes.
+    folder : bytes, optional
+        Where the user wants temporary files; without it they are in memory.
+    """
+
+    min_nbytes: int
+    folder: bytes | None = None
+
+    def __reduce__(self) -> tuple[type[Exports], tuple[Any, ...]]:
+        return Exports, tuple(self)
+
+
 class Writer:
     """Writes messages with one dispatch table.
 
@@ -56,15 +74,24 @@ class Writer:
         ``dump``, ``clear_memo`` and ``register(type, reducer)``.
     table : dict
         Reducers by exact type.
+    exports : Exports, optional
+        Where the messages have a list of what they hold, large arrays in ordinary
+        memory go so.
     """
 
-    def __init__(self, pickler_class: Callable[[], Any], table: Table) -> None:
+    def __init__(
+        self,
+        pickler_class: Callable[[], Any],
+        table: Table,
+        exports: Exports | None = None,
+    ) -> None:
         self.pickler_class = pickler_class
         self.table = table
+        self.exports = exports
         self._renew()
 
     def __reduce__(self) -> tuple[type[Writer], tuple[Any, ...]]:
-        return Writer, (self.pickler_class, self.table)
+        return Writer, (self.pickler_class, self.table, self.exports)
 
     def _renew(self) -> None:
         """Make what follows from `table`."""
@@ -72,6 +99,9 @@ class Writer:
         self._full_table = {**self.table, **own}
         # Picklers that nobody uses now, with their files.
         self._idle: list[tuple[Any, io.BytesIO]] = []
+
+    def _new_message(self, held: list[Any] | None) -> Outgoing:
+        return Outgoing(held, *self.exports) if self.exports else Outgoing(held)
 
     def _get_pickler(self) -> tuple[Any, io.BytesIO]:
         """Return a pickler and its empty file: making one takes 8 µs."""
@@ -115,7 +145,7 @@ class Writer:
         bytes
             For `pickle.loads`.
         """
-        message = Outgoing(held)
+        message = self._new_message(held)
         try:
             pickler, file = self._get_pickler()
             pickler.dump(obj)
@@ -154,7 +184,7 @@ class Writer:
         held
             As for `write`.
         """
-        message = Outgoing(held)
+        message = self._new_message(held)
         try:
             pickler, file = self._get_pickler()
             shared, own, others = message.objects(tasks, self.table)

@@ -38,9 +38,14 @@ typedef struct {
     PyObject_HEAD
     ThreadLink link;
     State *state;
-    uint64_t number; /* never 0 */
+    uint64_t number; /* never 0; changes with the parts of a batch */
+    uint64_t first_number;
     PyObject *held;  /* list of what must outlive the message, or NULL */
-    Phase phase;     /* writer: outgoing.c */
+    /* Arrays of more bytes go by memory files, which are made in that folder
+     * (bytes; NULL: in memory). -1: none do. */
+    npy_intp export_min;
+    PyObject *export_folder;
+    Phase phase; /* writer: outgoing.c */
     /* What the tasks hold, see scan.h, or what was found of the results.
      * Writers: scan.c, results.c. */
     IdMap arguments;
