@@ -15,6 +15,7 @@
 #include "sender/describe.h"
 #include "sender/export.h"
 #include "sender/image.h"
+#include "sender/images.h"
 #include "sender/outgoing.h"
 #include "sender/owner.h"
 #include "sender/receipts.h"
@@ -152,7 +153,7 @@ static PyMethodDef functions[] = {
     {"shared_memory", shared_memory, METH_VARARGS, shared_memory_doc},
     {"acknowledge", receipts_acknowledge, METH_VARARGS, acknowledge_doc},
     {"close_exports", receipts_close, METH_NOARGS, close_exports_doc},
-    {"forget_images", image_forget_all, METH_NOARGS, forget_images_doc},
+    {"forget_images", images_forget, METH_NOARGS, forget_images_doc},
     {"known", known, METH_NOARGS, known_doc},
     {"set_map_table", set_map_table, METH_O, set_map_table_doc},
     {"set_pagemap", set_pagemap, METH_O, set_pagemap_doc},
@@ -238,7 +239,7 @@ module_free(void *module)
         maptable_close(&state->maptable);
         descriptor_free(&state->open_files);
         receipts_clear(state);
-        image_clear_all(state);
+        images_clear(state);
         module_clear((PyObject *)module);
     }
 }

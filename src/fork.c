@@ -3,7 +3,7 @@
 
 #include "registry.h"
 #include "sender/export.h"
-#include "sender/image.h"
+#include "sender/images.h"
 #include "sender/receipts.h"
 
 /* In a forked child: what was mapped goes on, but new tokens must differ from
@@ -17,7 +17,7 @@ fork_in_child(PyObject *module, PyObject *Py_UNUSED(ignored))
     registry_after_fork(state);
     export_after_fork(state);
     receipts_clear(state);
-    image_after_fork(state);
+    images_after_fork(state);
     threadlist_after_fork(&state->outgoing);
     threadlist_after_fork(&state->tasks);
     if (registry_new_prefix(state) < 0) {

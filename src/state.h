@@ -121,8 +121,8 @@ typedef struct State {
     long own_maps;  /* that messages made for one task or reader */
     long kept_descriptors; /* of sources, see receiver/source.c */
 
-    Export *exports;     /* borrowed: all that are open. Writer: sender/export.c,
-                          * as of these all */
+    Export *exports; /* borrowed: all that are open. Writer: sender/export.c,
+                      * as of these all */
     int64_t export_room; /* bytes that there is room for, as of that time */
     uint64_t export_room_time;
     LargePages large_pages;
@@ -130,7 +130,7 @@ typedef struct State {
     Receipt *receipts; /* writer: sender/receipts.c */
     size_t receipt_count, receipt_room;
 
-    /* Of ordinary memory. Writer: sender/image.c. */
+    /* Of ordinary memory. Writer: sender/images.c. */
     PyObject **images; /* owned */
     size_t image_count, image_room;
     WriteWatch watch;

@@ -376,8 +376,7 @@ memfile_equals(const MemFile *file, int64_t offset, const char *data,
         return read_equals(file->fd, offset, data, length);
     }
     size_t skip = -(uintptr_t)reserved & (MEMFILE_BLOCK - 1);
-    bool result =
-        map_equals(file->fd, offset, data, length, reserved + skip);
+    bool result = map_equals(file->fd, offset, data, length, reserved + skip);
     munmap(reserved, room);
     return result;
 }

@@ -40,7 +40,7 @@ typedef struct {
     State *state;
     uint64_t number; /* never 0; changes with the parts of a batch */
     uint64_t first_number;
-    PyObject *held;  /* list of what must outlive the message, or NULL */
+    PyObject *held; /* list of what must outlive the message, or NULL */
     /* Arrays of more bytes go by memory files, which are made in that folder
      * (bytes; NULL: in memory). -1: none do. */
     npy_intp export_min;

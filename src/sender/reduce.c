@@ -8,7 +8,7 @@
 #include "sender/reduce.h"
 
 #include "errors.h"
-#include "sender/image.h"
+#include "sender/images.h"
 #include "sender/plan.h"
 #include "sender/results.h"
 #include "sender/scan.h"
@@ -214,10 +214,9 @@ is_exportable(const Reducer *self, PyObject *array, const Outgoing *message,
               const Plan *plan)
 {
     const State *state = self->state;
-    bool ordinary =
-        plan->reason == REASON_MEMORY ||
-        (plan->reason == REASON_ANONYMOUS && !self->strict &&
-         !plan_is_shared(state, plan));
+    bool ordinary = plan->reason == REASON_MEMORY ||
+                    (plan->reason == REASON_ANONYMOUS && !self->strict &&
+                     !plan_is_shared(state, plan));
     return ordinary && self->direction == DIRECTION_FORWARD &&
            message != NULL && message->export_min >= 0 &&
            PyDataType_ELSIZE(plan->descr) > 0 && plan->low < plan->high &&
@@ -232,9 +231,17 @@ reduce_export(const Reducer *self, PyObject *array, Outgoing *message,
 {
     State *state = self->state;
     PyArrayObject *np_array = (PyArrayObject *)array;
-    PyObject *memory = plan->nbytes > message->export_min
-                           ? image_find(message, np_array, plan, counted)
-                           : image_join(message, np_array, plan);
+    bool is_large = plan->nbytes > message->export_min;
+    if (is_large && plan->high - plan->low <= message->export_min) {
+        /* It repeats itself: its bytes are few. */
+        bool shared =
+            message->phase == PHASE_TASKS && scan_is_shared(message, array);
+        bool writable = !is_deep && PyArray_ISWRITEABLE(np_array);
+        count(self, &state->by_value[plan->reason], plan->nbytes);
+        return reduce_copy(state, message, plan, writable, shared);
+    }
+    PyObject *memory = is_large ? images_find(message, np_array, plan, counted)
+                                : images_join(message, np_array, plan);
     if (memory == NULL) {
         return NULL;
     }

@@ -240,9 +240,9 @@ make_file(Outgoing *message, Span *span)
         return 0;
     }
     Reason reason;
-    span->export = (PyObject *)make_export(
-        message, span->low, export_remainder(span->low),
-        span->high - span->low, &reason);
+    span->export =
+        (PyObject *)make_export(message, span->low, export_remainder(span->low),
+                                span->high - span->low, &reason);
     if (span->export == NULL) {
         message->export_failure = reason;
         return PyErr_Occurred() ? -1 : 0;
@@ -289,7 +289,8 @@ find_span(const Outgoing *message, const char *low, const char *high)
 static PyObject *
 use_span(const Span *span, Plan *plan)
 {
-    plan->layout.offset = export_remainder(span->low) + (plan->data - span->low);
+    plan->layout.offset =
+        export_remainder(span->low) + (plan->data - span->low);
     return Py_NewRef(span->export);
 }
 
