@@ -7,6 +7,7 @@
 #include "fork.h"
 #include "os/system.h"
 #include "receiver/attach.h"
+#include "receiver/lost.h"
 #include "receiver/pending.h"
 #include "receiver/rebuild.h"
 #include "receiver/source.h"
@@ -125,6 +126,10 @@ PyDoc_STRVAR(close_exports_doc,
              "close_exports()\n--\n\n"
              "Close the memory files that were acknowledged; return the "
              "number of others.");
+PyDoc_STRVAR(take_lost_doc,
+             "take_lost()\n--\n\n"
+             "(arrays, bytes): memory files in which tasks have written to\n"
+             "pages of their own, since this was last asked.");
 PyDoc_STRVAR(forget_images_doc,
              "forget_images()\n--\n\n"
              "A call has ended: the memory files of ordinary memory are kept\n"
@@ -153,6 +158,7 @@ static PyMethodDef functions[] = {
     {"shared_memory", shared_memory, METH_VARARGS, shared_memory_doc},
     {"acknowledge", receipts_acknowledge, METH_VARARGS, acknowledge_doc},
     {"close_exports", receipts_close, METH_NOARGS, close_exports_doc},
+    {"take_lost", lost_take, METH_NOARGS, take_lost_doc},
     {"forget_images", images_forget, METH_NOARGS, forget_images_doc},
     {"known", known, METH_NOARGS, known_doc},
     {"set_map_table", set_map_table, METH_O, set_map_table_doc},

@@ -135,7 +135,10 @@ typedef struct State {
     size_t image_count, image_room;
     WriteWatch watch;
 
+    PyObject *task_maps; /* borrowed list, or NULL: receiver/lost.c */
+
     Count by_reference, by_value[REASON_COUNT];
+    Count lost; /* maps that tasks have written to for themselves alone */
 } State;
 
 /* New reference: attribute `name` of module `module_name`; NULL with an

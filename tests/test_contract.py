@@ -18,8 +18,8 @@ import samemap
 from joblib import delayed
 from samemap import _core
 from support.batches import run_in_batches
-from support.machine import DESCRIPTORS as EXPORTS
 from support.kinds import KINDS, MEMORY, OWN, READ_ONLY, SHARED, plain
+from support.machine import DESCRIPTORS as EXPORTS
 
 MAX_NBYTES = 4096
 SIZES = {"small": 100, "large": 1000}  # numbers of 8 bytes

@@ -47,21 +47,22 @@ _OBJECTS, _OWN_OBJECTS, _TASKS, _PART = 1, 2, 3, 4
 
 
 class Exports(NamedTuple):
-    """Which arrays in ordinary memory go by memory files.
+    """Which arrays in ordinary memory go by memory files, and how.
 
     Parameters
     ----------
     min_nbytes : int
         Those of more bytes.
-    folder : bytes, optional
-        Where the user wants temporary files; without it they are in memory.
+    folder : bytes or None
+        Where the user wants temporary files; None: they are in memory.
+    count_readers : callable
+        How many workers there may be. An array of which not all can write a copy
+        arrives read-only.
     """
 
     min_nbytes: int
-    folder: bytes | None = None
-
-    def __reduce__(self) -> tuple[type[Exports], tuple[Any, ...]]:
-        return Exports, tuple(self)
+    folder: bytes | None
+    count_readers: Callable[[], int]
 
 
 class Writer:
@@ -91,7 +92,7 @@ class Writer:
         self._renew()
 
     def __reduce__(self) -> tuple[type[Writer], tuple[Any, ...]]:
-        return Writer, (self.pickler_class, self.table, self.exports)
+        return Writer, (self.pickler_class, self.table)
 
     def _renew(self) -> None:
         """Make what follows from `table`."""
@@ -101,7 +102,10 @@ class Writer:
         self._idle: list[tuple[Any, io.BytesIO]] = []
 
     def _new_message(self, held: list[Any] | None) -> Outgoing:
-        return Outgoing(held, *self.exports) if self.exports else Outgoing(held)
+        if self.exports is None:
+            return Outgoing(held)
+        min_nbytes, folder, count_readers = self.exports
+        return Outgoing(held, min_nbytes, folder, max(1, count_readers()))
 
     def _get_pickler(self) -> tuple[Any, io.BytesIO]:
         """Return a pickler and its empty file: making one takes 8 µs."""

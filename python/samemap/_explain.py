@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
+from . import _core, _lost
 from ._pickling import Pickler
 from ._switch import current_options
 from ._tables import Options, make_table
@@ -84,6 +84,8 @@ class Explanation(dict[str, Any]):
 
 # Of `Statistics`, which come first; what follows are the reasons of the second.
 TOTALS = ("by reference", "by value")
+# And which comes last.
+LOST = "writes lost"
 
 
 class Statistics(dict[str, dict[str, int]]):
@@ -95,7 +97,7 @@ class Statistics(dict[str, dict[str, int]]):
             if key in TOTALS:
                 rows.append((key, f"{count['arrays']:,}", f"{count['bytes']:,}"))
             elif count["arrays"]:
-                name = f"  {key}"
+                name = key if key == LOST else f"  {key}"
                 rows.append((name, f"{count['arrays']:,}", f"{count['bytes']:,}"))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         return "\n".join(
@@ -198,14 +200,18 @@ def stats() -> Statistics:
         A dict that prints as a table. ``"by reference"`` and ``"by value"`` are the
         totals; then, by reason, what of the latter went by value for it: "memory",
         "objects", "anonymous" and the like, as `explain` gives them, all of them
-        always there. Each value is ``{"arrays": n, "bytes": n}``, the bytes being
+        always there. Last, ``"writes lost"``: arguments in memory files to which tasks
+        have written for themselves alone, with the bytes of that memory, as far as
+        results have told. Each value is ``{"arrays": n, "bytes": n}``, the bytes being
         those of the arrays' elements.
     """
     counts = _core.counts()
+    lost = dict(zip(("arrays", "bytes"), _lost.total(), strict=True))
     by_reference = counts.pop("by reference")
     by_value = [sum(column) for column in zip(*counts.values(), strict=True)]
     totals = dict(zip(TOTALS, (by_reference, by_value), strict=True))
-    return Statistics(
-        (key, {"arrays": arrays, "bytes": nbytes})
+    told = {
+        key: {"arrays": arrays, "bytes": nbytes}
         for key, (arrays, nbytes) in {**totals, **counts}.items()
-    )
+    }
+    return Statistics({**told, LOST: lost})

@@ -21,6 +21,7 @@ import joblib.pool
 import numpy as np
 from joblib.externals.loky import process_executor, reusable_executor
 
+from . import _lost
 from ._batches import (
     BatchReducer,
     FailureReducer,
@@ -30,10 +31,10 @@ from ._batches import (
     loky_pickler,
     pool_pickler,
 )
+from ._core import forget_images
 from ._envelope import Exports, Writer
 from ._errors import UnsupportedJoblibError
 from ._subclasses import overlay
-from ._core import forget_images
 from ._switch import adopt, current_options
 from ._tables import Options, Table, make_table
 
@@ -51,6 +52,10 @@ _stock_mode: Any = None
 
 # For whom the reusable executor was made.
 _executor_options: tuple[Options | None, bool] | None = None
+
+
+# How many workers that has.
+_loky_workers = 1
 
 
 def _unsupported(found: str) -> UnsupportedJoblibError:
@@ -107,7 +112,7 @@ class DefaultMode(str):
         return str, (self.plain(),)
 
 
-def _make_exports(manager: Any, min_nbytes: int) -> Exports | None:
+def _make_exports(manager: Any, min_nbytes: int, of_loky: bool) -> Exports | None:
     """Tell how ordinary memory goes, for the reducers of one pool.
 
     Parameters
@@ -115,6 +120,8 @@ def _make_exports(manager: Any, min_nbytes: int) -> Exports | None:
     manager : joblib's TemporaryResourcesManager
         Knows of the end of calls, when it removes the files of a call.
     min_nbytes : int
+    of_loky : bool
+        The pool is loky's reusable executor, whose size is known.
     """
     clean = getattr(manager, "_clean_temporary_resources", None)
     if clean is None:
@@ -123,7 +130,15 @@ def _make_exports(manager: Any, min_nbytes: int) -> Exports | None:
         manager._clean_temporary_resources = _Cleaner(clean)
     # As in joblib's _get_temp_dir.
     folder = manager._temp_folder_root or os.environ.get("JOBLIB_TEMP_FOLDER")
-    return Exports(min_nbytes, os.fsencode(folder) if folder else None)
+    return Exports(
+        min_nbytes,
+        os.fsencode(folder) if folder else None,
+        _count_loky_workers if of_loky else joblib.cpu_count,
+    )
+
+
+def _count_loky_workers() -> int:
+    return _loky_workers
 
 
 class _Cleaner:
@@ -138,6 +153,7 @@ class _Cleaner:
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         forget_images()
         self._clean(*args, **kwargs)
+        _lost.warn()
 
 
 def _make_reducers(
@@ -169,7 +185,8 @@ def _make_reducers(
         exports = None
         if options.memory and isinstance(mode, DefaultMode) and max_nbytes is not None:
             resolver = bound.arguments["temp_folder_resolver"]
-            exports = _make_exports(getattr(resolver, "__self__", None), max_nbytes)
+            manager = getattr(resolver, "__self__", None)
+            exports = _make_exports(manager, max_nbytes, keeps_batches)
         # A worker that imports samemap installs the defaults by itself.
         default = options == Options() and os.environ.get("SAMEMAP") != "0"
         prepare = None if default else functools.partial(adopt, options)
@@ -194,8 +211,10 @@ def _make_factory(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `get_memmapping_executor`: none is reused that has other options."""
 
     @functools.wraps(stock)
-    def get_memmapping_executor(cls: type, *args: Any, **kwargs: Any) -> Any:
-        global _executor_options
+    def get_memmapping_executor(
+        cls: type, n_jobs: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        global _executor_options, _loky_workers
         # loky's own lock, for longer than loky holds it: between the comparison
         # and the choice no other thread may replace the executor.
         with reusable_executor._executor_lock:
@@ -204,11 +223,12 @@ def _make_factory(stock: Callable[..., Any]) -> Callable[..., Any]:
             if options != _executor_options:
                 _let_go_of_executor()
             try:
-                executor = stock(cls, *args, **kwargs)
+                executor = stock(cls, n_jobs, *args, **kwargs)
             except BaseException:
                 expire_executor()
                 raise
             _executor_options = options
+            _loky_workers = n_jobs
             return executor
 
     return get_memmapping_executor

@@ -22,25 +22,22 @@
 
 #define PATH_SIZE 64
 
-/* There is room for `size` more bytes. */
-static bool
-has_room(State *state, const MemFile *file, npy_intp size)
+bool
+export_has_room(const Export *self, npy_intp size)
 {
+    State *state = self->state;
+    const MemFile file = self->file;
     uint64_t now = clock_milliseconds();
     if (now - state->export_room_time > ROOM_AGE ||
         state->export_room < 4 * size) {
         int64_t room;
         Py_BEGIN_ALLOW_THREADS
-        room = memfile_room(file);
+        room = memfile_room(&file);
         Py_END_ALLOW_THREADS
         state->export_room = room;
         state->export_room_time = now;
     }
-    if (state->export_room < size) {
-        return false;
-    }
-    state->export_room -= size;
-    return true;
+    return state->export_room >= size;
 }
 
 static Reason
@@ -105,9 +102,10 @@ export_fill(Export *self, npy_intp offset, const char *data, npy_intp length)
     int result, error;
     State *state = self->state;
     const MemFile file = self->file;
-    if (!has_room(state, &file, length)) {
+    if (!export_has_room(self, length)) {
         return REASON_NO_ROOM;
     }
+    state->export_room -= length;
     Py_BEGIN_ALLOW_THREADS
     result =
         memfile_fill(&file, &state->large_pages, offset, data, (size_t)length);

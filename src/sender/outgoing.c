@@ -72,11 +72,12 @@ outgoing_count_pending(PyObject *module, PyObject *Py_UNUSED(ignored))
 static PyObject *
 outgoing_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"held", "export_min", "export_folder", NULL};
+    static char *names[] = {"held", "export_min", "export_folder", "readers",
+                            NULL};
     PyObject *held = Py_None, *folder = Py_None;
-    Py_ssize_t export_min = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OnO:Outgoing", names,
-                                     &held, &export_min, &folder)) {
+    Py_ssize_t export_min = -1, readers = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OnOn:Outgoing", names,
+                                     &held, &export_min, &folder, &readers)) {
         return NULL;
     }
     if (folder != Py_None && !PyBytes_CheckExact(folder)) {
@@ -96,6 +97,7 @@ outgoing_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->number = self->first_number = ++state->message_count;
     self->held = held == Py_None ? NULL : Py_NewRef(held);
     self->export_min = self->held != NULL ? (npy_intp)export_min : -1;
+    self->readers = (npy_intp)readers;
     self->export_folder = folder == Py_None ? NULL : Py_NewRef(folder);
     threadlist_push(&state->outgoing, &self->link);
     return (PyObject *)self;
@@ -272,12 +274,13 @@ static PyMethodDef outgoing_methods[] = {
 
 static PyType_Slot outgoing_slots[] = {
     {Py_tp_doc,
-     "Outgoing(held=None, export_min=-1, export_folder=None)\n--\n\n"
+     "Outgoing(held=None, export_min=-1, export_folder=None, readers=1)\n--\n\n"
      "The message that this thread writes, until it is closed.\n\n"
      "What must outlive the message is appended to the list `held`. With it,\n"
      "arrays of more than `export_min` bytes go by memory files, unless that "
      "is\n"
-     "negative; they are made in the folder of that name (bytes)."},
+     "negative; they are made in the folder of that name (bytes). They are\n"
+     "read-only where so many readers could not all have a copy."},
     {Py_tp_new, outgoing_new},
     {Py_tp_dealloc, outgoing_dealloc},
     {Py_tp_traverse, outgoing_traverse},

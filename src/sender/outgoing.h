@@ -44,6 +44,7 @@ typedef struct {
     /* Arrays of more bytes go by memory files, which are made in that folder
      * (bytes; NULL: in memory). -1: none do. */
     npy_intp export_min;
+    npy_intp readers; /* that may get them at once, each with its own pages */
     PyObject *export_folder;
     Phase phase; /* writer: outgoing.c */
     /* What the tasks hold, see scan.h, or what was found of the results.

@@ -8,6 +8,7 @@
 #include "sender/reduce.h"
 
 #include "errors.h"
+#include "sender/export.h"
 #include "sender/images.h"
 #include "sender/plan.h"
 #include "sender/results.h"
@@ -245,6 +246,10 @@ reduce_export(const Reducer *self, PyObject *array, Outgoing *message,
     if (memory == NULL) {
         return NULL;
     }
+    const npy_intp span = plan->high - plan->low;
+    const bool has_room =
+        span <= NPY_MAX_INTP / message->readers &&
+        export_has_room((const Export *)memory, span * message->readers);
     plan->layout.flags &= ~(unsigned)LAYOUT_HAS_MMAP;
     if (plan->memmap != NULL) {
         core_set(&memory, memmap_with_memory(plan->memmap, memory));
@@ -252,8 +257,9 @@ reduce_export(const Reducer *self, PyObject *array, Outgoing *message,
         plan->layout.flags &= ~(unsigned)LAYOUT_MEMMAP;
     }
     plan->layout.flags |= LAYOUT_PRIVATE | LAYOUT_MAPPED;
-    if (is_deep) {
-        /* Several tasks may get to it: read-only, as a dump is. */
+    if (is_deep || !has_room) {
+        /* Several tasks may get to it, or there is no memory for what they
+         * would write: read-only, as a dump is. */
         plan->layout.flags &= ~(unsigned)LAYOUT_WRITEABLE;
         plan->layout.flags |= LAYOUT_LOCKED;
     }
