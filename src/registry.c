@@ -181,15 +181,11 @@ registry_of_owner(State *state, PyObject *owner)
 static bool
 is_mapped(const Backing *known, PyObject *owner)
 {
-    Py_buffer buffer;
-    if (PyObject_GetBuffer(owner, &buffer, PyBUF_SIMPLE) < 0) {
+    int same = backing_is_memory_of(known, owner);
+    if (same < 0) {
         PyErr_Clear(); /* closed by the user: its arrays dangle */
-        return false;
     }
-    bool same = buffer.buf == known->mapping.start &&
-                buffer.len == known->mapping.length;
-    PyBuffer_Release(&buffer);
-    return same;
+    return same > 0;
 }
 
 /* New reference: the mmap.mmap that is the owner. NULL, maybe with an

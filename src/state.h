@@ -111,7 +111,8 @@ typedef struct State {
      */
     ThreadLink *outgoing, *tasks;
 
-    /* What this process had open when that message was written: reach.c. */
+    /* What this process had open when that message was written:
+     * mappedfile.c. */
     OpenFiles open_files;
     uint64_t open_files_message;
 

@@ -14,10 +14,8 @@ PROT_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
 
 @pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "data"
-    np.arange(1000, dtype=np.float64).tofile(path)
-    return path
+def path(raw_file):
+    return raw_file(np.arange(1000, dtype=np.float64))
 
 
 def count(key):
