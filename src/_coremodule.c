@@ -7,6 +7,7 @@
 #include "fork.h"
 #include "os/system.h"
 #include "receiver/attach.h"
+#include "receiver/lost.h"
 #include "receiver/pending.h"
 #include "receiver/rebuild.h"
 #include "receiver/source.h"
@@ -14,8 +15,11 @@
 #include "registry.h"
 #include "sender/describe.h"
 #include "sender/export.h"
+#include "sender/image.h"
+#include "sender/images.h"
 #include "sender/outgoing.h"
 #include "sender/owner.h"
+#include "sender/receipts.h"
 #include "sender/reduce.h"
 #include "sender/scan.h"
 #include "sender/shared.h"
@@ -122,6 +126,14 @@ PyDoc_STRVAR(close_exports_doc,
              "close_exports()\n--\n\n"
              "Close the memory files that were acknowledged; return the "
              "number of others.");
+PyDoc_STRVAR(take_lost_doc,
+             "take_lost()\n--\n\n"
+             "(arrays, bytes): memory files in which tasks have written to\n"
+             "pages of their own, since this was last asked.");
+PyDoc_STRVAR(forget_images_doc,
+             "forget_images()\n--\n\n"
+             "A call has ended: the memory files of ordinary memory are kept\n"
+             "no longer than for the messages that name them.");
 PyDoc_STRVAR(known_doc, "known()\n--\n\n"
                         "Number of mappings in the registry.");
 PyDoc_STRVAR(set_map_table_doc,
@@ -144,8 +156,10 @@ static PyMethodDef functions[] = {
     {"describe", describe_array, METH_O, describe_doc},
     {"counts", describe_counts, METH_NOARGS, counts_doc},
     {"shared_memory", shared_memory, METH_VARARGS, shared_memory_doc},
-    {"acknowledge", export_acknowledge, METH_VARARGS, acknowledge_doc},
-    {"close_exports", export_close, METH_NOARGS, close_exports_doc},
+    {"acknowledge", receipts_acknowledge, METH_VARARGS, acknowledge_doc},
+    {"close_exports", receipts_close, METH_NOARGS, close_exports_doc},
+    {"take_lost", lost_take, METH_NOARGS, take_lost_doc},
+    {"forget_images", images_forget, METH_NOARGS, forget_images_doc},
     {"known", known, METH_NOARGS, known_doc},
     {"set_map_table", set_map_table, METH_O, set_map_table_doc},
     {"set_pagemap", set_pagemap, METH_O, set_pagemap_doc},
@@ -165,6 +179,7 @@ init_types(State *state, PyObject *module)
         {&source_spec, &state->source_type},
         {&pending_spec, &state->pending_type},
         {&export_spec, &state->export_type},
+        {&image_spec, &state->image_type},
         {&reducer_spec, NULL},
     };
     for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++) {
@@ -195,7 +210,9 @@ static int
 module_exec(PyObject *module)
 {
     State *state = PyModule_GetState(module);
-    state->maptable = (MapTable)MAPTABLE_INIT; /* before anything can fail */
+    /* Before anything can fail. */
+    state->maptable = (MapTable)MAPTABLE_INIT;
+    state->watch = (WriteWatch)WRITEWATCH_INIT;
     if (PyArray_ImportNumPyAPI() < 0 || state_init(state) < 0 ||
         errors_init(state) < 0 || attach_init(state) < 0 ||
         owner_init(state) < 0 || memmap_init(state) < 0 ||
@@ -227,7 +244,8 @@ module_free(void *module)
     if (state != NULL) {
         maptable_close(&state->maptable);
         descriptor_free(&state->open_files);
-        export_clear(state);
+        receipts_clear(state);
+        images_clear(state);
         module_clear((PyObject *)module);
     }
 }

@@ -112,6 +112,19 @@ backing_check(Backing *self, uint64_t message)
     return 0;
 }
 
+int
+backing_is_memory_of(const Backing *self, PyObject *map)
+{
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(map, &buffer, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    bool same =
+        buffer.buf == self->mapping.start && buffer.len == self->mapping.length;
+    PyBuffer_Release(&buffer);
+    return same;
+}
+
 static int
 backing_traverse(Backing *self, visitproc visit, void *arg)
 {

@@ -87,6 +87,11 @@ Backing *backing_new_attached(State *state, const Mapping *mapping,
  * exception: the file has become shorter than the map. */
 int backing_check(Backing *backing, uint64_t message);
 
+/* `map` still is at the address of the backing, and as long: 1, 0, or -1 with
+ * an exception when it is closed. An mmap.mmap can be resized, and then it
+ * moves. */
+int backing_is_memory_of(const Backing *backing, PyObject *map);
+
 /* The memory was made to be shared. */
 void backing_set_requested(Backing *backing);
 

@@ -3,6 +3,8 @@
 
 #include "registry.h"
 #include "sender/export.h"
+#include "sender/images.h"
+#include "sender/receipts.h"
 
 /* In a forked child: what was mapped goes on, but new tokens must differ from
  * the parent's, the map table is another, and the parent's other threads,
@@ -14,6 +16,8 @@ fork_in_child(PyObject *module, PyObject *Py_UNUSED(ignored))
     maptable_close(&state->maptable);
     registry_after_fork(state);
     export_after_fork(state);
+    receipts_clear(state);
+    images_after_fork(state);
     threadlist_after_fork(&state->outgoing);
     threadlist_after_fork(&state->tasks);
     if (registry_new_prefix(state) < 0) {

@@ -7,80 +7,14 @@
 #include "reach.h"
 
 #include "errors.h"
-#include "message.h"
+#include "mappedfile.h"
 #include "os/descriptor.h"
 
-#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
 /* joblib's temporary files are in folders of this name, for every user. */
 #define JOBLIB_FOLDER "joblib_memmapping_folder_"
-
-/* Of one inode that are looked at; and of a process whose descriptors can be
- * looked up at any time, in a fraction of a millisecond. */
-enum { MAX_DESCRIPTORS = 64, FEW_DESCRIPTORS = 256 };
-
-static int
-stat_path(const char *path, FileStatus *status)
-{
-    int result;
-    Py_BEGIN_ALLOW_THREADS
-    result = fileid_stat(path, status);
-    Py_END_ALLOW_THREADS
-    return result;
-}
-
-/* 0, or errno: the file at `path` can't be opened so. What an open has told
- * before (`opened`) may have been forbidden since. */
-static int
-try_open(const char *path, const FileId *id, bool writable, bool opened)
-{
-    int error;
-    Py_BEGIN_ALLOW_THREADS
-    error = opened ? fileid_access(path, writable)
-                   : descriptor_try_open(path, id, writable);
-    Py_END_ALLOW_THREADS
-    return error;
-}
-
-/* Our descriptor still is one on the file: others may close all that a process
- * has (a daemon does), and then the number is somebody else's. */
-static bool
-has_descriptor(const Reach *reach, FileStatus *status)
-{
-    int result;
-    if (reach->fd < 0) {
-        return false;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    result = fileid_fstat(reach->fd, status);
-    Py_END_ALLOW_THREADS
-    return result == 0 && fileid_equal(&status->id, &reach->id);
-}
-
-static Match
-match(const Mapping *mapping, const MapEntry *entry, const char *path,
-      const FileStatus *status)
-{
-    Match result;
-    const Mapping copy = *mapping;
-    Py_BEGIN_ALLOW_THREADS
-    result = descriptor_match(&copy, entry, path, -1, status);
-    Py_END_ALLOW_THREADS
-    return result;
-}
-
-static bool
-is_open(const FileId *id)
-{
-    bool result;
-    const FileId copy = *id;
-    Py_BEGIN_ALLOW_THREADS
-    result = fileid_is_open(&copy);
-    Py_END_ALLOW_THREADS
-    return result;
-}
 
 const char *
 reach_path(const Reach *reach)
@@ -124,21 +58,6 @@ set_path(Reach *reach, const char *path)
     return 0;
 }
 
-/* Does `path` lead to the mapped file? By its identity once that is known, by
- * the map table before. */
-static Match
-leads_to_file(const Reach *reach, const Mapping *mapping, const MapEntry *entry,
-              const char *path, FileStatus *status)
-{
-    if (stat_path(path, status) < 0 || !status->regular) {
-        return MATCH_OTHER;
-    }
-    if (reach->has_id) {
-        return fileid_equal(&status->id, &reach->id) ? MATCH_SAME : MATCH_OTHER;
-    }
-    return entry != NULL ? match(mapping, entry, path, status) : MATCH_OTHER;
-}
-
 /* Takes `path` as the way to the file, if the file is long enough and may be
  * opened as it is mapped. A length, or -1 with an exception. */
 static intptr_t
@@ -147,8 +66,9 @@ accept_path(State *state, Reach *reach, const Mapping *mapping,
 {
     bool writable = mapping_writes_through(mapping);
     bool opened = reach->opened && strcmp(reach_path(reach), path) == 0;
-    bool allowed = try_open(path, &status->id, writable, opened) == 0 &&
-                   !(writable && descriptor_is_sealed(reach->fd));
+    bool allowed =
+        mappedfile_try_open(path, &status->id, writable, opened) == 0 &&
+        !(writable && descriptor_is_sealed(reach->fd));
     intptr_t length = mapping->length;
     int64_t start = (int64_t)mapping->file_offset, end;
     if (!reach->has_id) {
@@ -187,109 +107,21 @@ look_up(State *state, const Mapping *mapping, MapEntry *entry)
                          low + (uintptr_t)mapping->length, entry);
 }
 
-/* Looks up what the process has open: 0, or -1. */
-static int
-scan(State *state, uint64_t message)
-{
-    OpenFiles files, before;
-    int result;
-    Py_BEGIN_ALLOW_THREADS
-    result = descriptor_scan(&files);
-    Py_END_ALLOW_THREADS
-    if (result < 0) {
-        return -1;
-    }
-    before = state->open_files;
-    state->open_files = files;
-    state->open_files_message = message;
-    descriptor_free(&before);
-    return 0;
-}
-
-/* The descriptors of inode `ino` as of the last scan: their number. */
-static size_t
-list_descriptors(const State *state, uint64_t ino, int *fds)
-{
-    size_t count;
-    const struct OpenFile *first =
-        descriptor_of_inode(&state->open_files, ino, &count);
-    count = count < MAX_DESCRIPTORS ? count : MAX_DESCRIPTORS;
-    for (size_t i = 0; i < count; i++) {
-        fds[i] = first[i].fd;
-    }
-    return count;
-}
-
-/* A duplicate of a descriptor on the file, among those of the last scan, or
- * -1: then *reason may say more than it did. */
-static int
-find_scanned(State *state, const Reach *reach, const Mapping *mapping,
-             const MapEntry *entry, FileStatus *status, Reason *reason)
-{
-    int fds[MAX_DESCRIPTORS];
-    size_t count = list_descriptors(state, entry->inode, fds);
-    const Mapping copy = *mapping;
-    const FileId id = reach->id;
-    const bool has_id = reach->has_id;
-    for (size_t i = 0; i < count; i++) {
-        int kept, error;
-        if (descriptor_is_scarce(state->open_files.in_use)) {
-            *reason = REASON_DESCRIPTORS;
-            return -1;
-        }
-        Py_BEGIN_ALLOW_THREADS
-        kept =
-            descriptor_keep(fds[i], &copy, entry, has_id ? &id : NULL, status);
-        error = errno;
-        Py_END_ALLOW_THREADS
-        if (kept >= 0) {
-            state->open_files.in_use++;
-            return kept;
-        }
-        if (error == EAGAIN) {
-            *reason = REASON_UNPROVEN;
-        } else if (error == EMFILE) {
-            *reason = REASON_DESCRIPTORS;
-        }
-    }
-    return -1;
-}
-
-/* The same, with a scan before it where that is due: once a message, and again
- * for a file that was opened since, as long as that is cheap. */
-static int
-find_descriptor(State *state, const Reach *reach, const Mapping *mapping,
-                const MapEntry *entry, FileStatus *status, Reason *reason)
-{
-    uint64_t message = message_number(state);
-    bool scanned =
-        state->open_files_message == message && !message_is_implicit(message);
-    if (!scanned && scan(state, message) < 0) {
-        return -1;
-    }
-    int fd = find_scanned(state, reach, mapping, entry, status, reason);
-    if (fd < 0 && scanned && *reason != REASON_DESCRIPTORS &&
-        state->open_files.in_use <= FEW_DESCRIPTORS &&
-        scan(state, message) == 0) {
-        fd = find_scanned(state, reach, mapping, entry, status, reason);
-    }
-    return fd;
-}
-
 /* A descriptor of ours on the file, old or new; false when there is none. */
 static bool
 keep_descriptor(State *state, Reach *reach, const Mapping *mapping,
                 const MapEntry *entry, FileStatus *status, Reason *reason)
 {
     FileStatus other;
-    if (has_descriptor(reach, status)) {
+    if (mappedfile_has_descriptor(reach, status)) {
         return true;
     }
-    int fd = find_descriptor(state, reach, mapping, entry, status, reason);
+    int fd = mappedfile_find_descriptor(state, reach, mapping, entry, status,
+                                        reason);
     if (fd < 0) {
         return false;
     }
-    if (has_descriptor(reach, &other) ||
+    if (mappedfile_has_descriptor(reach, &other) ||
         (reach->has_id && !fileid_equal(&reach->id, &status->id))) {
         /* Another thread was here meanwhile. */
         descriptor_release(fd, status->id.ino);
@@ -298,7 +130,7 @@ keep_descriptor(State *state, Reach *reach, const Mapping *mapping,
         reach->id = status->id;
         reach->has_id = true;
     }
-    return has_descriptor(reach, status);
+    return mappedfile_has_descriptor(reach, status);
 }
 
 /* The path of last time (or the one in a fresh `entry`) no longer leads to the
@@ -312,13 +144,13 @@ search(State *state, Reach *reach, const Mapping *mapping,
     char path[64];
     Reason reason = REASON_UNREACHABLE;
 
-    Match found = leads_to_file(reach, mapping, entry, entry->path, &status);
+    Match found = mappedfile_is_at(reach, mapping, entry, entry->path, &status);
     if (found == MATCH_SAME) {
         return accept_path(state, reach, mapping, entry->path, &status);
     }
     if (look_up(state, mapping, &now) == 1 &&
         strcmp(now.path, entry->path) != 0) {
-        found = leads_to_file(reach, mapping, &now, now.path, &status);
+        found = mappedfile_is_at(reach, mapping, &now, now.path, &status);
         if (found == MATCH_SAME) {
             return accept_path(state, reach, mapping, now.path, &status);
         }
@@ -373,8 +205,7 @@ reach_from_path(State *state, Reach *reach, const Mapping *mapping,
     init(reach);
     /* The path may lead to another file by now. The map of an np.memmap keeps a
      * descriptor on its own, so one that nobody has open is not it. */
-    if (stat_path(path, &status) < 0 || !status.regular ||
-        !is_open(&status.id)) {
+    if (!mappedfile_is_open_at(path, &status)) {
         reach->reason = REASON_UNREACHABLE;
         return mapping->length;
     }
@@ -404,7 +235,7 @@ reach_clear(Reach *reach)
 {
     FileStatus status;
     Py_CLEAR(reach->path);
-    if (has_descriptor(reach, &status)) {
+    if (mappedfile_has_descriptor(reach, &status)) {
         Py_BEGIN_ALLOW_THREADS
         descriptor_release(reach->fd, status.id.ino);
         Py_END_ALLOW_THREADS
@@ -424,7 +255,7 @@ reach_check(State *state, Reach *reach, const Mapping *mapping,
     const char *path = py_path != NULL ? PyBytes_AsString(py_path) : "";
 
     reach->checked = 0;
-    if (leads_to_file(reach, mapping, NULL, path, &status) == MATCH_SAME) {
+    if (mappedfile_is_at(reach, mapping, NULL, path, &status) == MATCH_SAME) {
         length = accept_path(state, reach, mapping, path, &status);
     } else if (look_up(state, mapping, &entry) == 1) {
         length = search(state, reach, mapping, &entry);

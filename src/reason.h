@@ -34,11 +34,11 @@
     X(RESULT, "result",                                                    \
       "a result is the caller's own, unless it lies in an np.memmap")      \
     X(EXPORTED, "exported",                                                \
-      "a large result is copied once, into memory that the caller maps")   \
+      "it is large: copied once, into memory that the other process maps") \
     X(NO_ROOM, "no room",                                                  \
-      "a large result found no room for a copy that the caller could map") \
+      "there is no room for a copy that the other process could map")      \
     X(NO_MEMFILE, "no memory file",                                        \
-      "the system gives no memory that the caller of a task could open")
+      "the system gives no memory that the other process could open")
 
 #define REASON_ENUM(name, key, sentence) REASON_##name,
 typedef enum {

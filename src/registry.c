@@ -181,15 +181,24 @@ registry_of_owner(State *state, PyObject *owner)
 static bool
 is_mapped(const Backing *known, PyObject *owner)
 {
-    Py_buffer buffer;
-    if (PyObject_GetBuffer(owner, &buffer, PyBUF_SIMPLE) < 0) {
+    int same = backing_is_memory_of(known, owner);
+    if (same < 0) {
         PyErr_Clear(); /* closed by the user: its arrays dangle */
-        return false;
     }
-    bool same = buffer.buf == known->mapping.start &&
-                buffer.len == known->mapping.length;
-    PyBuffer_Release(&buffer);
-    return same;
+    return same > 0;
+}
+
+/* New reference: the mmap.mmap that is the owner. NULL, maybe with an
+ * exception: about to be forgotten, or one that may map something else at any
+ * time. */
+static PyObject *
+get_mmap(const Backing *known)
+{
+    PyObject *owner = PyObject_CallNoArgs(known->place.owner_ref);
+    if (owner != NULL && !PyObject_TypeCheck(owner, known->state->mmap_type)) {
+        Py_CLEAR(owner);
+    }
+    return owner;
 }
 
 PyObject *
@@ -205,17 +214,24 @@ registry_find_map(State *state, PyObject *py_token, intptr_t length,
         return NULL;
     }
     Py_INCREF((PyObject *)known);
-    PyObject *owner = PyObject_CallNoArgs(known->place.owner_ref);
-    if (owner != NULL && !PyObject_TypeCheck(owner, state->mmap_type)) {
-        /* About to be forgotten, or one that may map something else at any
-         * time. */
-        Py_CLEAR(owner);
-    }
+    PyObject *owner = get_mmap(known);
     if (owner != NULL && !is_mapped(known, owner)) {
         registry_remove(state, known);
         Py_CLEAR(owner);
     }
     Py_DECREF((PyObject *)known);
+    return owner;
+}
+
+PyObject *
+registry_get_owner(const Backing *backing)
+{
+    PyObject *owner =
+        backing->place.owner_ref != NULL ? get_mmap(backing) : NULL;
+    if (owner != NULL && !is_mapped(backing, owner)) {
+        Py_CLEAR(owner);
+    }
+    PyErr_Clear();
     return owner;
 }
 

@@ -14,6 +14,10 @@ Backing *registry_of_owner(State *state, PyObject *owner);
 PyObject *registry_find_map(State *state, PyObject *py_token, intptr_t length,
                             uint64_t file_offset, const FileId *id);
 
+/* New reference: the mmap.mmap that keeps the memory of `backing`, if it still
+ * maps that; else NULL without an exception. */
+PyObject *registry_get_owner(const Backing *backing);
+
 /* Enters `backing` until `owner` dies: 0 or -1. `by_token`: shared mappings
  * are found again by messages that name them. */
 int registry_add(State *state, Backing *backing, PyObject *owner,

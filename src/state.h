@@ -8,6 +8,7 @@
 #include "os/maptable.h"
 #include "os/memfile.h"
 #include "os/pagemap.h"
+#include "os/writes.h"
 #include "reason.h"
 #include "threadlist.h"
 
@@ -47,6 +48,7 @@
     X(PyTypeObject, source_type)                                               \
     X(PyTypeObject, pending_type)                                              \
     X(PyTypeObject, export_type)                                               \
+    X(PyTypeObject, image_type)                                                \
     X(PyObject, attach)                                                        \
     X(PyObject, rebuild)                                                       \
     X(PyObject, pending)                                                       \
@@ -78,12 +80,13 @@ typedef struct {
     uint64_t arrays, bytes;
 } Count;
 
-/* A memory file of results that waits for its receipt: sender/export.c. */
+typedef struct Export Export;
+
+/* A memory file of results that waits for its receipt: sender/receipts.c. */
 typedef struct {
-    int fd; /* ours */
-    FileId id;
+    PyObject *export; /* owned */
     uint64_t message; /* that names it */
-} ExportFile;
+} Receipt;
 
 typedef struct State {
 #define STATE_REFERENCE(type, name) type *name;
@@ -108,7 +111,8 @@ typedef struct State {
      */
     ThreadLink *outgoing, *tasks;
 
-    /* What this process had open when that message was written: reach.c. */
+    /* What this process had open when that message was written:
+     * mappedfile.c. */
     OpenFiles open_files;
     uint64_t open_files_message;
 
@@ -118,13 +122,24 @@ typedef struct State {
     long own_maps;  /* that messages made for one task or reader */
     long kept_descriptors; /* of sources, see receiver/source.c */
 
-    ExportFile *exports; /* writer: sender/export.c, as of these all */
-    size_t export_count, export_slots;
+    Export *exports; /* borrowed: all that are open. Writer: sender/export.c,
+                      * as of these all */
     int64_t export_room; /* bytes that there is room for, as of that time */
     uint64_t export_room_time;
     LargePages large_pages;
 
+    Receipt *receipts; /* writer: sender/receipts.c */
+    size_t receipt_count, receipt_room;
+
+    /* Of ordinary memory. Writer: sender/images.c. */
+    PyObject **images; /* owned */
+    size_t image_count, image_room;
+    WriteWatch watch;
+
+    PyObject *task_maps; /* borrowed list, or NULL: receiver/lost.c */
+
     Count by_reference, by_value[REASON_COUNT];
+    Count lost; /* maps that tasks have written to for themselves alone */
 } State;
 
 /* New reference: attribute `name` of module `module_name`; NULL with an

@@ -32,10 +32,8 @@ PAGE = mmap.PAGESIZE
 
 
 @pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "data"
-    np.arange(4 * PAGE // 8, dtype=np.int64).tofile(path)
-    return path
+def path(raw_file):
+    return raw_file(np.arange(4 * PAGE // 8, dtype=np.int64))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from joblib import delayed
 from samemap import _core
 from support.batches import run_in_batches
 from support.kinds import KINDS, MEMORY, OWN, READ_ONLY, SHARED, plain
+from support.machine import DESCRIPTORS as EXPORTS
 
 MAX_NBYTES = 4096
 SIZES = {"small": 100, "large": 1000}  # numbers of 8 bytes
@@ -114,7 +115,7 @@ class Case:
     def expected(self):
         writes = KINDS[self.kind].writes
         if writes == MEMORY:
-            writes = OWN if self.size == "small" else READ_ONLY
+            writes = OWN if self.size == "small" or EXPORTS else READ_ONLY
         outcome = {OWN: THE_TASKS_OWN, READ_ONLY: REFUSED, SHARED: WRITTEN_THROUGH}
         return [outcome[writes]] * TASKS
 
@@ -246,7 +247,8 @@ def run(pool, batch_size, tasks):
 
 
 def own(kind, size):
-    return REFUSED if kind == "memory" and size == "large" else THE_TASKS_OWN
+    dumped = kind == "memory" and size == "large" and not EXPORTS
+    return REFUSED if dumped else THE_TASKS_OWN
 
 
 class Holder:
@@ -381,7 +383,6 @@ def write_in_nested_tasks(array):
 def test_nested_pools(fixed, kind, make):
     """What an argument is to a task, it is to the tasks of that task."""
     tasks = {size: [delayed(write_in_nested_tasks)(make(size))] * 2 for size in SIZES}
-    # A dump of joblib's own is one of its memmaps: read-only all the way.
     assert run("loky", fixed, tasks) == {
         size: [([own(kind, size)] * 8, [0])] * 2 for size in SIZES
     }
@@ -422,7 +423,7 @@ def test_argument_in_a_global(pool, batch_size, kind, make):
     """An argument that a task keeps stays as it was; a later task can return it."""
     call = str(uuid.uuid4())
     keep = [delayed(write_and_keep)(make("small"), call)] * 20
-    if kind != "memory":
+    if kind != "memory" or EXPORTS:
         keep += [delayed(write_and_keep)(make("large"), call)] * 20
     # In turn, so that no worker gets tasks of one sort alone.
     give_back = delayed(give_back_kept)(call)

@@ -14,10 +14,8 @@ PROT_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 
 
 @pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "data"
-    np.arange(1000, dtype=np.float64).tofile(path)
-    return path
+def path(raw_file):
+    return raw_file(np.arange(1000, dtype=np.float64))
 
 
 def count(key):
@@ -264,15 +262,32 @@ def test_not_an_array():
 
 
 @pytest.mark.needs_maps
+@pytest.mark.needs_descriptors
+def test_large_memory():
+    """Ordinary memory above joblib's limit: it says that it goes by a memory file."""
+    array = np.zeros((1000, 140))
+    told = samemap.explain(array)
+    assert (told["reason"], told["by_reference"], told["writes"]) == (
+        "exported",
+        False,
+        "task",
+    )
+    assert told["message_nbytes"] < 1000
+    assert samemap.explain(array[:100])["reason"] == "memory"
+    with samemap.enabled(memory=False):
+        assert samemap.explain(array)["reason"] == "memory"
+
+
 def test_statistics(path):
     """The totals come first and are the sums; it prints as a table without zeros."""
     before = samemap.stats()
     samemap.dumps([np.memmap(path, np.float64, "r"), np.zeros(3), anonymous(path)])
     after = samemap.stats()
     assert [*after][:2] == ["by reference", "by value"]
+    assert [*after][-1] == "writes lost"
     for unit, nbytes in (("arrays", 2), ("bytes", 24 + 8192)):
         assert after["by value"][unit] - before["by value"][unit] == nbytes
-        reasons = [count[unit] for count in [*after.values()][2:]]
+        reasons = [count[unit] for count in [*after.values()][2:-1]]
         assert after["by value"][unit] == sum(reasons)
     lines = str(after).split("\n")
     assert lines[1].split()[:2] == ["by", "reference"]

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import samemap
@@ -404,6 +405,9 @@ def test_forked_child_of_worker(backend):
     assert [count for count, _ in results] == [0] * 6
 
 
+@pytest.mark.skipif(
+    joblib.__version__.startswith("1.3."), reason="joblib 1.4 hands options on to pools"
+)
 def test_workers_of_one_task():
     """A worker that ends after its task stays until its result has been read."""
     pool = Parallel(2, "multiprocessing", batch_size=1, maxtasksperchild=1)

@@ -20,18 +20,19 @@ pytestmark = [
     pytest.mark.needs_pagemap,
 ]
 
+SETTINGS = settings(
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
 
 
-@settings(
-    max_examples=100,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-)
+@settings(SETTINGS, max_examples=100)
 @given(seed=st.integers(0, 2**32))
 def test_layouts(folder, seed):
     """Random views of random files arrive as they are, by either pickler."""
@@ -57,12 +58,7 @@ def test_layouts_in_workers(folder, backend):
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 @pytest.mark.parametrize("module", [fuzz_message, fuzz_pickle])
-@settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-)
+@settings(SETTINGS, max_examples=60)
 @given(seed=st.integers(0, 2**32))
 def test_messages(folder, module, seed):
     """Every damaged message is an exception, or arrays within their memory."""

@@ -70,7 +70,8 @@ def describe_and_return(array):
     [
         ({}, False),
         ({"max_nbytes": None}, False),
-        ({"max_nbytes": 1000}, True),
+        ({"max_nbytes": 1000}, False),
+        ({"max_nbytes": 1000, "mmap_mode": "r"}, True),
         ({"max_nbytes": "20K", "mmap_mode": "r+"}, True),
         ({"max_nbytes": 1000, "mmap_mode": "c"}, True),
         ({"max_nbytes": 1000, "mmap_mode": "w+"}, True),
@@ -78,8 +79,8 @@ def describe_and_return(array):
     ],
 )
 def test_parameters_of_parallel(send, mapped, tmp_path, options, dumped):
-    """max_nbytes, mmap_mode, temp_folder: arrays go and return as in joblib, or
-    where that changes them as they are."""
+    """max_nbytes, mmap_mode, temp_folder: arrays go and return as in joblib where a
+    mode is named, or where that changes them as they are."""
     arrays = memory(mapped)
     tasks = [[array] for array in arrays.values()]
     options = {"temp_folder": str(tmp_path / "temporary"), **options}
@@ -110,9 +111,10 @@ def test_memmap_without_mapping(send, mapped, max_nbytes, rows):
     """A copy of a memmap is a memmap by type, and memory: it travels as such."""
     copy = mapped[:rows].copy()
     assert type(copy) is np.memmap
+    options = {"max_nbytes": max_nbytes, "mmap_mode": "r"}
     with samemap.disabled():
-        [(stock, theirs)] = send(describe_and_return, [copy], max_nbytes=max_nbytes)
-    [(found, result)] = send(describe_and_return, [copy], max_nbytes=max_nbytes)
+        [(stock, theirs)] = send(describe_and_return, [copy], **options)
+    [(found, result)] = send(describe_and_return, [copy], **options)
     assert {**found, "folder": None} == {**stock, "folder": None}
     np.testing.assert_array_equal(result, mapped[:rows])
     assert type(result) is type(theirs)
@@ -197,7 +199,8 @@ def test_memmaps_in_object_arrays(send, mapped, max_nbytes):
 def test_memory_beside_memmaps(send, mapped):
     """In one task each goes its way: one dumped, one pickled, one referenced."""
     large, small = np.ones((60, 100)), np.ones(5)
-    [found] = send(types_and_modes, [large, small, mapped.T], max_nbytes=1000)
+    options = {"max_nbytes": 1000, "mmap_mode": "r"}
+    [found] = send(types_and_modes, [large, small, mapped.T], **options)
     assert found == [("memmap", "r"), ("ndarray", None), ("memmap", "r+")]
 
 
@@ -206,7 +209,8 @@ def test_anonymous_map(send):
     """A map of no file is memory: a large one is dumped, a small one pickled."""
     array = np.frombuffer(mmap.mmap(-1, 1000), np.uint8)
     for max_nbytes, expected in [(999, ("memmap", "r")), (1000, ("ndarray", None))]:
-        assert send(types_and_modes, [array], max_nbytes=max_nbytes) == [[expected]]
+        options = {"max_nbytes": max_nbytes, "mmap_mode": "r"}
+        assert send(types_and_modes, [array], **options) == [[expected]]
 
 
 @pytest.mark.needs_maps
@@ -235,7 +239,7 @@ def return_dumped(array):
 def test_dumped_arrays_are_returned_as_copies(send):
     """No result refers to joblib's temporary files."""
     array = np.arange(6000.0).reshape(60, 100)
-    [(first, second)] = send(return_dumped, [array], max_nbytes=1000)
+    [(first, second)] = send(return_dumped, [array], max_nbytes=1000, mmap_mode="r")
     np.testing.assert_array_equal(first, array[::-1])
     np.testing.assert_array_equal(second["again"], array.T)
     maps = Path("/proc/self/maps").read_text()
@@ -246,7 +250,7 @@ def test_dumped_arrays_are_returned_under_strict(send):
     """What is copied because it is joblib's file is not the user's mapped memory."""
     array = np.arange(6000.0)
     with samemap.enabled(strict=True):
-        [(first, _)] = send(return_dumped, [array], max_nbytes=1000)
+        [(first, _)] = send(return_dumped, [array], max_nbytes=1000, mmap_mode="r")
     np.testing.assert_array_equal(first, array[::-1])
 
 
@@ -271,7 +275,7 @@ def test_nothing_is_left_behind(backend, tmp_path, fails):
             mapped = np.memmap("data", "f8", "w+", shape=(50, 60))
             tasks = [(np.ones((50, i)), mapped.T[::-1], mapped + i) for i in (20, 30)]
             try:
-                Parallel(n_jobs=2, backend="{backend}", max_nbytes=1000)(
+                Parallel(n_jobs=2, backend="{backend}", max_nbytes=1000, mmap_mode="r")(
                     delayed(work)(*arrays) for arrays in tasks
                 )
             except KeyError:

@@ -141,19 +141,22 @@ def test_full_disk(backend, tmp_path):
             folder, backend = sys.argv[1:]
             array = np.memmap(folder + "/data", np.uint8, "w+", shape=(10**6,))
             array[:] = 1
-            parallel = Parallel(n_jobs=2, backend=backend, max_nbytes=1000,
-                                temp_folder=folder + "/small")
+            options = {"n_jobs": 2, "backend": backend, "max_nbytes": 1000,
+                       "temp_folder": folder + "/small"}
             try:
-                parallel([delayed(np.sum)(np.ones(10**6))])
+                Parallel(mmap_mode="r", **options)([delayed(np.sum)(np.ones(10**6))])
             except OSError as error:
                 print(type(error).__name__, error.errno)
+            parallel = Parallel(**options)
             print(*parallel([delayed(np.sum)(array[::-1])] * 2))
+            # A folder in memory is no wish to spare memory: there is memfd.
+            print(*parallel([delayed(np.sum)(np.ones(10**6))] * 2))
     """
     small = tmp_path / "small"
     small.mkdir()
     process = start(source, tmp_path, backend, prefix=in_small(small, "100k"))
     output, errors = process.communicate(timeout=100)
-    assert output == "OSError 28\n1000000 1000000\n", errors
+    assert output == "OSError 28\n1000000 1000000\n1000000.0 1000000.0\n", errors
 
 
 def test_small_shared_memory(backend, tmp_path):

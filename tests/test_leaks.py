@@ -24,6 +24,7 @@ from samemap._batches import pool_pickler
 from samemap._envelope import Writer, read_tasks
 from samemap._tables import Options, make_table
 from support.encoding import ALONE, MEMMAP, OWN, PRIVATE, WRITEABLE, encode
+from support.own_memory import holdings
 from support.references import attach, elsewhere, reference
 
 rounds, folder = int(sys.argv[1]), Path(sys.argv[2])
@@ -56,22 +57,17 @@ def elsewhere_source():
 def once():
 {body}
 
-def stock():
-    gc.collect()
-    maps = Path("/proc/self/maps").read_text().count(str(folder))
-    return len(os.listdir("/proc/self/fd")), maps, _core.known()
-
 window = max(rounds // 4, 100)
 for _ in range(rounds):
     once()
-before, growth = stock(), []
+before, growth = holdings(folder), []
 # Caches and free lists still fill in one window or another; what is lost each
 # round shows in every one.
 while len(growth) < 12 and (not growth or growth[-1] >= window / 10):
     blocks = sys.getallocatedblocks()
     for _ in range(window):
         once()
-    after = stock()
+    after = holdings(folder)
     assert after == before, (before, after)
     growth.append(sys.getallocatedblocks() - blocks)
 more = growth[-1]

@@ -16,7 +16,13 @@ LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    files = ("memfile_linux.c", "seccomp_linux.c", "room_linux.c", "page.c")
+    files = (
+        "memfile_linux.c",
+        "seccomp_linux.c",
+        "room_linux.c",
+        "textfile.c",
+        "page.c",
+    )
     return build(tmp_path_factory.mktemp("memfile"), "memfile", *files)
 
 

@@ -8,13 +8,14 @@ _testcapi = pytest.importorskip("_testcapi")
 pytestmark = pytest.mark.needs_maps
 
 SOURCE = """
-import gc, os, sys
+import os, sys
 from pathlib import Path
 import numpy as np
 import _testcapi
 import samemap
 from samemap import _core
 from support.encoding import ALONE, MEMMAP, OWN, PRIVATE, WRITEABLE, encode
+from support.own_memory import holdings
 from support.references import ELSEWHERE, NOBODY, attach, backing, reference
 
 folder = Path(sys.argv[1])
@@ -137,11 +138,6 @@ cases = dict(
     reduce_pending=reduce_pending,
 )
 
-def stock():
-    gc.collect()
-    maps = Path("/proc/self/maps").read_text().count(str(folder))
-    return len(os.listdir("/proc/self/fd")), maps, _core.known()
-
 def outcome(make, n):
     #Let the n-th allocation fail; tell what came of it.
     function = make()
@@ -171,7 +167,7 @@ def try_once(make):
 
 for name, make in cases.items():
     try_once(make)
-    before = stock()
+    before = holdings(folder)
     failed, quiet, n = 0, 0, 0
     while quiet < 25:
         if outcome(make, n) == "MemoryError":
@@ -179,7 +175,8 @@ for name, make in cases.items():
         else:
             quiet += 1
         n += 1
-    assert stock() == before, (name, before, stock())
+    after = holdings(folder)
+    assert after == before, (name, before, after)
     try_once(make)
     _core.set_map_table("auto")
     print(name, failed)

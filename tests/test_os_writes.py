@@ -12,8 +12,8 @@ PAGE = mmap.PAGESIZE
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("writes")
-    return build(folder, "writes", "writes_linux.c", "seccomp_linux.c", "page.c")
+    files = ("writes_linux.c", "seccomp_linux.c", "textfile.c", "page.c")
+    return build(tmp_path_factory.mktemp("writes"), "writes", *files)
 
 
 large = pytest.mark.parametrize("large", [0, 1], ids=["small pages", "large pages"])

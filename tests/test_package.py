@@ -64,7 +64,7 @@ def test_source_distribution(dist):
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert files(PROJECT / "src", ".c", ".h") <= names
     assert files(PROJECT / "python", ".py", ".pyi", ".typed") <= names
-    assert files(PROJECT / "tests", ".py", "") <= names
+    assert files(PROJECT / "tests", ".py", ".c", ".h", "") <= names
     assert files(PROJECT / ".ci", "") <= names
 
 

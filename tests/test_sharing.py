@@ -2,13 +2,13 @@
 
 import mmap
 import os
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import samemap
 from joblib import Parallel, delayed, parallel_config
+from support.waves import check_that_workers_meet
 
 # From the 60 items of a file to a view of them.
 LAYOUTS = {
@@ -52,26 +52,11 @@ def test_writes_land_in_their_place(send, array, name):
     np.testing.assert_array_equal(array, expected)
 
 
-def wave(mine, theirs):
-    """Write, and wait until the other worker, at work now, has done so too."""
-    mine[...] = os.getpid()
-    end = time.monotonic() + 60
-    while not theirs.all() and time.monotonic() < end:
-        os.sched_yield()
-    return os.getpid(), theirs.tolist()
-
-
 @pytest.mark.needs_maps
 def test_workers_see_each_other(send, array):
     """Two workers write into one map through views of their own, and meet."""
     array[:] = 0
-    even, odd = array[::-2], array.reshape(30, 2).T[0]
-    (first, seen_by_first), (second, seen_by_second) = send(
-        wave, (even, odd), (odd, even), batch_size=1
-    )
-    assert first != second
-    assert seen_by_first == [second] * 30
-    assert seen_by_second == [first] * 30
+    check_that_workers_meet(send, array)
 
 
 def relation(first, second):

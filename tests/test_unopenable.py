@@ -57,6 +57,16 @@ others += [sys.prefix]
 """
 
 
+# memfd_secret(2): memory that even the system may not read.
+SECRET = """
+fd = libc.syscall(447, 0)
+if fd < 0:
+    print("no memfd_secret")
+    sys.exit()
+os.ftruncate(fd, 48_000)
+"""
+
+
 def run(source, folder, backend):
     here = os.path.dirname(__file__)
     return run_script(source, here, folder, backend)
@@ -92,11 +102,6 @@ arrives(array)
 def test_secret_memory(tmp_path, backend):
     """memfd_secret can't be opened at all, nor read by the system: copied."""
     source = """
-fd = libc.syscall(447, 0)
-if fd < 0:
-    print("no memfd_secret")
-    sys.exit()
-os.ftruncate(fd, 48_000)
 array = np.frombuffer(mmap.mmap(fd, 48_000), np.float64)
 array[:] = np.arange(6000)
 told = samemap.explain(array)
@@ -105,18 +110,13 @@ assert told["reason"] == "forbidden", told
 arrives(array)
 np.testing.assert_array_equal(samemap.loads(samemap.dumps(array)), array)
 """
-    if "no memfd_secret" in run(COMMON + source, tmp_path, backend):
+    if "no memfd_secret" in run(COMMON + SECRET + source, tmp_path, backend):
         pytest.skip("no memfd_secret")
 
 
 def test_secret_memory_of_nobody(tmp_path, backend):
     """The same where no descriptor of it is left."""
     source = """
-fd = libc.syscall(447, 0)
-if fd < 0:
-    print("no memfd_secret")
-    sys.exit()
-os.ftruncate(fd, 48_000)
 libc.mmap.restype = ctypes.c_void_p
 address = libc.mmap(None, 48_000, 3, mmap.MAP_SHARED, fd, 0)
 os.close(fd)
@@ -125,7 +125,7 @@ array[:] = np.arange(6000)
 assert not samemap.explain(array)["by_reference"]
 arrives(array)
 """
-    if "no memfd_secret" in run(COMMON + source, tmp_path, backend):
+    if "no memfd_secret" in run(COMMON + SECRET + source, tmp_path, backend):
         pytest.skip("no memfd_secret")
 
 

@@ -16,7 +16,8 @@ import joblib.pool
 import numpy as np
 from joblib.externals.loky.backend import reduction
 
-from . import _exports
+from . import _exports, _lost
+from ._core import take_lost
 from ._envelope import Receipts, Tasks, Writer, read_tasks
 from ._errors import SamemapError
 
@@ -166,7 +167,8 @@ class Batch:
             self.prepare()
         batch = self.cls(read_tasks(self.message), *self.rest)
         del self.message
-        return Results(batch(), self.ticket)
+        results = batch()
+        return Results(results, self.ticket, take_lost())
 
 
 @ByName
@@ -194,12 +196,23 @@ def rebuild_failed_batch(ticket: Ticket | None, error: BaseException) -> FailedB
 class Results(list[Any]):
     """The results of a batch on their way back."""
 
-    def __init__(self, results: list[Any], ticket: Ticket | None) -> None:
+    def __init__(
+        self, results: list[Any], ticket: Ticket | None, lost: _lost.Lost = (0, 0)
+    ) -> None:
         super().__init__(results)
         self.ticket = ticket
+        self.lost = lost
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return rebuild_plain_results, (self.ticket, list(self))
+        return self.wrap(rebuild_plain_results, (self.ticket, list(self)))
+
+    def wrap(
+        self, rebuild: Callable[..., Any], args: tuple[Any, ...]
+    ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Put what was lost around a reduction, if anything was."""
+        if self.lost == (0, 0):
+            return rebuild, args
+        return rebuild_with_lost, (self.lost, rebuild, args)
 
 
 def _write(
@@ -237,7 +250,16 @@ class ResultsReducer:
             message = _write(self.writer, list(results), self.memory)
         except SamemapError as error:
             return rebuild_failed_results, (results.ticket, error.with_traceback(None))
-        return rebuild_results, (results.ticket, *message)
+        return results.wrap(rebuild_results, (results.ticket, *message))
+
+
+@ByName
+def rebuild_with_lost(
+    lost: _lost.Lost, rebuild: Callable[..., Any], args: tuple[Any, ...]
+) -> Any:
+    """Undo `Results.wrap` in the caller."""
+    _lost.add(lost)
+    return rebuild(*args)
 
 
 @ByName

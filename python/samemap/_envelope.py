@@ -22,7 +22,7 @@ import io
 import pickle
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,25 @@ Tasks = tuple[int, int, bytes, list[Part] | None]
 _OBJECTS, _OWN_OBJECTS, _TASKS, _PART = 1, 2, 3, 4
 
 
+class Exports(NamedTuple):
+    """Which arrays in ordinary memory go by memory files, and how.
+
+    Parameters
+    ----------
+    min_nbytes : int
+        Those of more bytes.
+    folder : bytes or None
+        Where the user wants temporary files; None: they are in memory.
+    count_readers : callable
+        How many workers there may be. An array of which not all can write a copy
+        arrives read-only.
+    """
+
+    min_nbytes: int
+    folder: bytes | None
+    count_readers: Callable[[], int]
+
+
 class Writer:
     """Writes messages with one dispatch table.
 
@@ -56,11 +75,20 @@ class Writer:
         ``dump``, ``clear_memo`` and ``register(type, reducer)``.
     table : dict
         Reducers by exact type.
+    exports : Exports, optional
+        Where the messages have a list of what they hold, large arrays in ordinary
+        memory go so.
     """
 
-    def __init__(self, pickler_class: Callable[[], Any], table: Table) -> None:
+    def __init__(
+        self,
+        pickler_class: Callable[[], Any],
+        table: Table,
+        exports: Exports | None = None,
+    ) -> None:
         self.pickler_class = pickler_class
         self.table = table
+        self.exports = exports
         self._renew()
 
     def __reduce__(self) -> tuple[type[Writer], tuple[Any, ...]]:
@@ -72,6 +100,12 @@ class Writer:
         self._full_table = {**self.table, **own}
         # Picklers that nobody uses now, with their files.
         self._idle: list[tuple[Any, io.BytesIO]] = []
+
+    def _new_message(self, held: list[Any] | None) -> Outgoing:
+        if self.exports is None:
+            return Outgoing(held)
+        min_nbytes, folder, count_readers = self.exports
+        return Outgoing(held, min_nbytes, folder, max(1, count_readers()))
 
     def _get_pickler(self) -> tuple[Any, io.BytesIO]:
         """Return a pickler and its empty file: making one takes 8 µs."""
@@ -115,7 +149,7 @@ class Writer:
         bytes
             For `pickle.loads`.
         """
-        message = Outgoing(held)
+        message = self._new_message(held)
         try:
             pickler, file = self._get_pickler()
             pickler.dump(obj)
@@ -154,7 +188,7 @@ class Writer:
         held
             As for `write`.
         """
-        message = Outgoing(held)
+        message = self._new_message(held)
         try:
             pickler, file = self._get_pickler()
             shared, own, others = message.objects(tasks, self.table)

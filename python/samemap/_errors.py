@@ -81,3 +81,7 @@ class UnsupportedJoblibError(SamemapError, ImportError):
 
 class MessageVersionError(SamemapError, ValueError):
     """The message was written by another version of samemap than reads it."""
+
+
+class LostWritesWarning(UserWarning):
+    """Tasks have written into arrays of which each task had its own."""

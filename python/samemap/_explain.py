@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import copyreg
 import io
 import os
+import pickle
 from typing import Any
 
 import numpy as np
 
-from . import _core
-from ._pickling import Pickler
+from . import _core, _lost
 from ._switch import current_options
 from ._tables import Options, make_table
 
 _SUBCLASS = (
     "it is of a class that pickles its memory by itself; samemap.register would "
     "send it by reference"
+)
+
+_EXPORTED = (
+    "it is in ordinary memory and large: copied once, into a memory file that each "
+    "task maps for itself"
 )
 
 # Who sees what a task writes: with a file, and without.
@@ -84,6 +90,8 @@ class Explanation(dict[str, Any]):
 
 # Of `Statistics`, which come first; what follows are the reasons of the second.
 TOTALS = ("by reference", "by value")
+# And which comes last.
+LOST = "writes lost"
 
 
 class Statistics(dict[str, dict[str, int]]):
@@ -95,7 +103,7 @@ class Statistics(dict[str, dict[str, int]]):
             if key in TOTALS:
                 rows.append((key, f"{count['arrays']:,}", f"{count['bytes']:,}"))
             elif count["arrays"]:
-                name = f"  {key}"
+                name = key if key == LOST else f"  {key}"
                 rows.append((name, f"{count['arrays']:,}", f"{count['bytes']:,}"))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         return "\n".join(
@@ -106,14 +114,37 @@ class Statistics(dict[str, dict[str, int]]):
     __repr__ = __str__
 
 
-def message_nbytes(array: np.ndarray[Any, np.dtype[Any]]) -> int:
-    """Bytes of a message with the array alone, without counting it as sent."""
+# joblib's default of max_nbytes, "1M".
+MAX_NBYTES = 1 << 20
+
+
+def write_alone(
+    array: np.ndarray[Any, np.dtype[Any]], options: Options | None
+) -> tuple[int, bool]:
+    """Write a message with the array alone, without counting it as sent.
+
+    Returns
+    -------
+    int
+        Its bytes.
+    bool
+        The array goes by a memory file, with joblib's defaults.
+    """
     file = io.BytesIO()
-    pickler = Pickler(file)
+    pickler = pickle.Pickler(file, 5)
     uncounted = make_table(Options(), counted=False)
-    pickler.dispatch_table = {**pickler.dispatch_table, **uncounted}
-    pickler.dump(array)
-    return file.tell()
+    pickler.dispatch_table = {**copyreg.dispatch_table, **uncounted}
+    held: list[Any] = []
+    exports = options is not None and options.memory
+    message = _core.Outgoing(held, MAX_NBYTES if exports else -1)
+    try:
+        pickler.dump(array)
+    finally:
+        message.close()
+    exported = any(isinstance(obj, _core.Export) for obj in held)
+    if exported:
+        _core.forget_images()
+    return file.tell(), exported
 
 
 def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
@@ -156,12 +187,13 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
 
     Notes
     -----
-    This is about an array that is an argument of a task, and nothing is known here of
-    ``max_nbytes``. Of more than that, an array in ordinary memory is dumped by joblib
-    and arrives read-only; so does one whose writes are the task's own, unless it is a
-    `numpy.memmap`, where it sits in an object, a partial or a closure.
+    This is about an array that is an argument of a task, and about joblib's defaults:
+    a ``max_nbytes`` of 1 MiB, and no ``mmap_mode`` that was named, as with that joblib
+    dumps what is larger to a file and sends it read-only. What sits in an object, a
+    partial or a closure and is larger arrives read-only, too, unless writes to it are
+    shared or it is a `numpy.memmap`.
 
-    An array by value is pickled once to know the size of its message.
+    An array by value is written once to know the size of its message.
     """
     result = Explanation(_core.describe(array))
     cls = type(array)
@@ -175,7 +207,9 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
     if options is not None and options.write_through and _can_write_through(result):
         result["writes"] = "file"
     result["installed"] = options is not None
-    result["message_nbytes"] = message_nbytes(array)
+    result["message_nbytes"], exported = write_alone(array, options)
+    if exported:
+        result |= {"reason": "exported", "why": _EXPORTED}
     return result
 
 
@@ -198,14 +232,18 @@ def stats() -> Statistics:
         A dict that prints as a table. ``"by reference"`` and ``"by value"`` are the
         totals; then, by reason, what of the latter went by value for it: "memory",
         "objects", "anonymous" and the like, as `explain` gives them, all of them
-        always there. Each value is ``{"arrays": n, "bytes": n}``, the bytes being
+        always there. Last, ``"writes lost"``: arguments in memory files to which tasks
+        have written for themselves alone, with the bytes of that memory, as far as
+        results have told. Each value is ``{"arrays": n, "bytes": n}``, the bytes being
         those of the arrays' elements.
     """
     counts = _core.counts()
+    lost = dict(zip(("arrays", "bytes"), _lost.total(), strict=True))
     by_reference = counts.pop("by reference")
     by_value = [sum(column) for column in zip(*counts.values(), strict=True)]
     totals = dict(zip(TOTALS, (by_reference, by_value), strict=True))
-    return Statistics(
-        (key, {"arrays": arrays, "bytes": nbytes})
+    told = {
+        key: {"arrays": arrays, "bytes": nbytes}
         for key, (arrays, nbytes) in {**totals, **counts}.items()
-    )
+    }
+    return Statistics({**told, LOST: lost})

@@ -21,6 +21,7 @@ import joblib.pool
 import numpy as np
 from joblib.externals.loky import process_executor, reusable_executor
 
+from . import _lost
 from ._batches import (
     BatchReducer,
     FailureReducer,
@@ -30,7 +31,8 @@ from ._batches import (
     loky_pickler,
     pool_pickler,
 )
-from ._envelope import Writer
+from ._core import forget_images
+from ._envelope import Exports, Writer
 from ._errors import UnsupportedJoblibError
 from ._subclasses import overlay
 from ._switch import adopt, current_options
@@ -46,9 +48,14 @@ _FACTORY = "get_memmapping_executor"
 
 _stock: dict[Any, Callable[..., tuple[Table, Table]]] = {}
 _stock_factory: Any = None
+_stock_mode: Any = None
 
 # For whom the reusable executor was made.
-_executor_options: Options | None = None
+_executor_options: tuple[Options | None, bool] | None = None
+
+
+# How many workers that has.
+_loky_workers = 1
 
 
 def _unsupported(found: str) -> UnsupportedJoblibError:
@@ -73,6 +80,8 @@ def _check_joblib() -> None:
     for name in ("_executor_lock", "_executor", "_executor_kwargs"):
         if not hasattr(reusable_executor, name):
             raise _unsupported(f"the reusable executor has no {name}")
+    if not isinstance(getattr(_default_mode(), "default_value", None), str):
+        raise _unsupported("the default of mmap_mode is kept otherwise")
     if not hasattr(process_executor, "_ExceptionWithTraceback"):
         raise _unsupported("exceptions of tasks are sent otherwise")
     try:
@@ -85,6 +94,68 @@ def _check_joblib() -> None:
         raise _unsupported("BatchedCalls can't be called")
 
 
+def _default_mode() -> Any:
+    """Return what stands for a mode that isn't given: frozen, and known by identity."""
+    return joblib.parallel.default_parallel_config["mmap_mode"]
+
+
+class DefaultMode(str):
+    """joblib's default ``mmap_mode``, to be told from the same that a user names.
+
+    A mode that is named is a wish: then joblib dumps large arrays, as documented.
+    """
+
+    def plain(self) -> str:
+        return str.__str__(self)
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (self.plain(),)
+
+
+def _make_exports(manager: Any, min_nbytes: int, of_loky: bool) -> Exports | None:
+    """Tell how ordinary memory goes, for the reducers of one pool.
+
+    Parameters
+    ----------
+    manager : joblib's TemporaryResourcesManager
+        Knows of the end of calls, when it removes the files of a call.
+    min_nbytes : int
+    of_loky : bool
+        The pool is loky's reusable executor, whose size is known.
+    """
+    clean = getattr(manager, "_clean_temporary_resources", None)
+    if clean is None:
+        return None
+    if not isinstance(clean, _Cleaner):
+        manager._clean_temporary_resources = _Cleaner(clean)
+    # As in joblib's _get_temp_dir.
+    folder = manager._temp_folder_root or os.environ.get("JOBLIB_TEMP_FOLDER")
+    return Exports(
+        min_nbytes,
+        os.fsencode(folder) if folder else None,
+        _count_loky_workers if of_loky else joblib.cpu_count,
+    )
+
+
+def _count_loky_workers() -> int:
+    return _loky_workers
+
+
+class _Cleaner:
+    """joblib's clean-up at the end of a call or of a ``with Parallel`` block, and ours.
+
+    What unfinished tasks of other calls need is held by their messages.
+    """
+
+    def __init__(self, clean: Callable[..., None]) -> None:
+        self._clean = clean
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        forget_images()
+        self._clean(*args, **kwargs)
+        _lost.warn()
+
+
 def _make_reducers(
     stock: Callable[..., tuple[Table, Table]], pickler_class: Callable[..., Any]
 ) -> Callable[..., Any]:
@@ -95,29 +166,34 @@ def _make_reducers(
     @functools.wraps(stock)
     def get_memmapping_reducers(*args: Any, **kwargs: Any) -> tuple[Table, Table]:
         options = current_options()
-        if options is None:
-            return stock(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
+        mode = bound.arguments["mmap_mode"]
+        if isinstance(mode, DefaultMode):
+            bound.arguments["mmap_mode"] = mode.plain()
+        if options is None:
+            return stock(*bound.args, **bound.kwargs)
         # joblib adds its entries to the user's dicts.
         user_forward, user_backward = (
             dict(bound.arguments[f"{way}_reducers"] or {})
             for way in ("forward", "backward")
         )
-        forward, backward = stock(*args, **kwargs)
+        forward, backward = stock(*bound.args, **bound.kwargs)
         max_nbytes = bound.arguments["max_nbytes"]
-        ours = make_table(
-            options,
-            stock=forward[np.ndarray],
-            max_nbytes=None if max_nbytes is None else int(max_nbytes),
-        )
+        max_nbytes = None if max_nbytes is None else int(max_nbytes)
+        ours = make_table(options, stock=forward[np.ndarray], max_nbytes=max_nbytes)
+        exports = None
+        if options.memory and isinstance(mode, DefaultMode) and max_nbytes is not None:
+            resolver = bound.arguments["temp_folder_resolver"]
+            manager = getattr(resolver, "__self__", None)
+            exports = _make_exports(manager, max_nbytes, keeps_batches)
         # A worker that imports samemap installs the defaults by itself.
         default = options == Options() and os.environ.get("SAMEMAP") != "0"
         prepare = None if default else functools.partial(adopt, options)
         forward = overlay(forward, ours, user_forward)
         backward = overlay(backward, make_table(options, backward=True), user_backward)
         # Copies: the envelopes' picklers have no use for the entries added here.
-        writer = Writer(pickler_class, dict(forward))
+        writer = Writer(pickler_class, dict(forward), exports)
         forward[joblib.parallel.BatchedCalls] = BatchReducer(
             writer, prepare, None if keeps_batches else Keeper()
         )
@@ -135,20 +211,24 @@ def _make_factory(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `get_memmapping_executor`: none is reused that has other options."""
 
     @functools.wraps(stock)
-    def get_memmapping_executor(cls: type, *args: Any, **kwargs: Any) -> Any:
-        global _executor_options
+    def get_memmapping_executor(
+        cls: type, n_jobs: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        global _executor_options, _loky_workers
         # loky's own lock, for longer than loky holds it: between the comparison
         # and the choice no other thread may replace the executor.
         with reusable_executor._executor_lock:
-            options = current_options()
+            mode = kwargs.get("mmap_mode")
+            options = current_options(), isinstance(mode, DefaultMode)
             if options != _executor_options:
                 _let_go_of_executor()
             try:
-                executor = stock(cls, *args, **kwargs)
+                executor = stock(cls, n_jobs, *args, **kwargs)
             except BaseException:
                 expire_executor()
                 raise
             _executor_options = options
+            _loky_workers = n_jobs
             return executor
 
     return get_memmapping_executor
@@ -181,7 +261,7 @@ def put_in() -> None:
     UnsupportedJoblibError
         If joblib's internals are not as expected; joblib is then untouched.
     """
-    global _stock_factory
+    global _stock_factory, _stock_mode
     _check_joblib()
     for module in _MODULES:
         _stock[module] = getattr(module, _NAME)
@@ -191,6 +271,8 @@ def put_in() -> None:
     executor = joblib.executor.MemmappingExecutor
     _stock_factory = executor.__dict__[_FACTORY]
     setattr(executor, _FACTORY, classmethod(_make_factory(_stock_factory.__func__)))
+    _stock_mode = _default_mode().default_value
+    object.__setattr__(_default_mode(), "default_value", DefaultMode(_stock_mode))
     expire_executor()
 
 
@@ -200,4 +282,5 @@ def take_out() -> None:
         module, stock = _stock.popitem()
         setattr(module, _NAME, stock)
     setattr(joblib.executor.MemmappingExecutor, _FACTORY, _stock_factory)
+    object.__setattr__(_default_mode(), "default_value", _stock_mode)
     expire_executor()

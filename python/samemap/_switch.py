@@ -127,9 +127,10 @@ def install(
         task gets pages of its own, writeable as sent, and what it writes there nobody
         else sees.
     memory : bool
-        Let arrays of 1 MB and more in results and exceptions come back in memory
-        that the caller maps, not through a pipe. Without it arrays in ordinary memory
-        are left to joblib.
+        Let large arrays in ordinary memory go by memory files, which the other side
+        maps privately: in arguments those above ``max_nbytes``, unless a ``mmap_mode``
+        was named; in results and exceptions those of 1 MB and more. Without it they
+        are left to joblib: dumped read-only, and sent back through a pipe.
 
     Raises
     ------

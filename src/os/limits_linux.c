@@ -1,11 +1,11 @@
 /* Owns the limits as Linux has them. */
 #include "os/limits.h"
 
-#include <fcntl.h>
+#include "os/textfile.h"
+
 #include <limits.h>
 #include <stdlib.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 /* The kernel's own default, for where /proc doesn't tell. */
 #define DEFAULT_MAPS 65530
@@ -13,17 +13,10 @@
 long
 limits_maps(void)
 {
-    char text[32];
-    int fd = open("/proc/sys/vm/max_map_count", O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
+    char text[TEXTFILE_SIZE];
+    if (!textfile_read("/proc/sys/vm/max_map_count", text)) {
         return DEFAULT_MAPS;
     }
-    ssize_t n = read(fd, text, sizeof(text) - 1);
-    close(fd);
-    if (n <= 0) {
-        return DEFAULT_MAPS;
-    }
-    text[n] = '\0';
     long maps = strtol(text, NULL, 10);
     return maps > 0 ? maps : DEFAULT_MAPS;
 }

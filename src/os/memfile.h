@@ -45,6 +45,11 @@ int memfile_create(MemFile *file, const char *folder, int64_t size);
 int memfile_fill(const MemFile *file, LargePages *pages, int64_t offset,
                  const char *data, size_t length);
 
+/* The file has the bytes [data, data + length) at `offset`. Leaves nothing
+ * mapped. */
+bool memfile_equals(const MemFile *file, int64_t offset, const char *data,
+                    size_t length);
+
 /* Makes large pages of zeros for the whole blocks of a new file, for as long as
  * they can be had: whoever writes there then has no page to make. */
 void memfile_populate(const MemFile *file, LargePages *pages);

@@ -320,6 +320,67 @@ memfile_fill(const MemFile *file, LargePages *pages, int64_t offset,
     return write_all(file->fd, offset, data, length);
 }
 
+static bool
+read_equals(int fd, int64_t offset, const char *data, size_t length)
+{
+    char buffer[1 << 14];
+    while (length > 0) {
+        size_t part = length < sizeof(buffer) ? length : sizeof(buffer);
+        ssize_t n = pread(fd, buffer, part, (off_t)offset);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0 || memcmp(buffer, data, (size_t)n) != 0) {
+            return false;
+        }
+        data += n;
+        offset += n;
+        length -= (size_t)n;
+    }
+    return true;
+}
+
+/* The same through a map at `window`, a place for a piece and a block. */
+static bool
+map_equals(int fd, int64_t offset, const char *data, size_t length,
+           char *window)
+{
+    while (length > 0) {
+        size_t skip = (size_t)offset & (MEMFILE_BLOCK - 1);
+        size_t part = length < PIECE ? length : PIECE;
+        if (mmap(window, skip + part, PROT_READ, MAP_SHARED | MAP_FIXED, fd,
+                 (off_t)(offset - (int64_t)skip)) == MAP_FAILED) {
+            return read_equals(fd, offset, data, length);
+        }
+        if (memcmp(window + skip, data, part) != 0) {
+            return false;
+        }
+        data += part;
+        offset += (int64_t)part;
+        length -= part;
+    }
+    return true;
+}
+
+bool
+memfile_equals(const MemFile *file, int64_t offset, const char *data,
+               size_t length)
+{
+    size_t room = PIECE + 2 * MEMFILE_BLOCK;
+    char *reserved = MAP_FAILED;
+    if (length >= MEMFILE_BLOCK) {
+        reserved = mmap(NULL, room, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    }
+    if (reserved == MAP_FAILED) {
+        return read_equals(file->fd, offset, data, length);
+    }
+    size_t skip = -(uintptr_t)reserved & (MEMFILE_BLOCK - 1);
+    bool result = map_equals(file->fd, offset, data, length, reserved + skip);
+    munmap(reserved, room);
+    return result;
+}
+
 void
 memfile_populate(const MemFile *file, LargePages *pages)
 {

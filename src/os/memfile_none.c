@@ -23,6 +23,14 @@ memfile_fill(const MemFile *file, LargePages *pages, int64_t offset,
     return -1;
 }
 
+bool
+memfile_equals(const MemFile *file, int64_t offset, const char *data,
+               size_t length)
+{
+    (void)file, (void)offset, (void)data, (void)length;
+    return false;
+}
+
 void
 memfile_populate(const MemFile *file, LargePages *pages)
 {

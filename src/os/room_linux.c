@@ -5,7 +5,8 @@
  */
 #include "os/room.h"
 
-#include <fcntl.h>
+#include "os/textfile.h"
+
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -13,9 +14,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
-#include <unistd.h>
 
-#define TEXT_SIZE 8192
 #define PATH_SIZE (PATH_MAX + 128)
 
 static int64_t
@@ -24,55 +23,20 @@ least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* The content of a small file as text, cut where it is longer. */
-static bool
-read_text(const char *path, char text[TEXT_SIZE])
-{
-    size_t length = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return false;
-    }
-    for (ssize_t n; length < TEXT_SIZE - 1; length += (size_t)n) {
-        n = read(fd, text + length, TEXT_SIZE - 1 - length);
-        if (n <= 0) {
-            break;
-        }
-    }
-    close(fd);
-    text[length] = '\0';
-    return true;
-}
-
-/* The number behind `name` at the beginning of a line, or -1. */
-static int64_t
-find_number(const char *text, const char *name)
-{
-    size_t length = strlen(name);
-    for (const char *line = text; line != NULL;) {
-        if (strncmp(line, name, length) == 0) {
-            return strtoll(line + length, NULL, 10);
-        }
-        line = strchr(line, '\n');
-        line = line != NULL ? line + 1 : NULL;
-    }
-    return -1;
-}
-
 static int64_t
 room_of_machine(const char *root)
 {
-    char path[PATH_SIZE], text[TEXT_SIZE], mode[TEXT_SIZE];
+    char path[PATH_SIZE], text[TEXTFILE_SIZE], mode[TEXTFILE_SIZE];
     snprintf(path, sizeof(path), "%s/proc/meminfo", root);
-    if (!read_text(path, text)) {
+    if (!textfile_read(path, text)) {
         return INT64_MAX;
     }
-    int64_t available = find_number(text, "MemAvailable:");
-    int64_t limit = find_number(text, "CommitLimit:");
-    int64_t committed = find_number(text, "Committed_AS:");
+    int64_t available = textfile_number(text, "MemAvailable:");
+    int64_t limit = textfile_number(text, "CommitLimit:");
+    int64_t committed = textfile_number(text, "Committed_AS:");
     int64_t room = available >= 0 ? available * 1024 : INT64_MAX;
     snprintf(path, sizeof(path), "%s/proc/sys/vm/overcommit_memory", root);
-    if (limit >= 0 && committed >= 0 && read_text(path, mode) &&
+    if (limit >= 0 && committed >= 0 && textfile_read(path, mode) &&
         mode[0] == '2') {
         room = least(room, limit > committed ? (limit - committed) * 1024 : 0);
     }
@@ -98,20 +62,20 @@ static const Version versions[] = {
 static int64_t
 room_of_group(const char *folder, const Version *version)
 {
-    char path[2 * PATH_SIZE], text[TEXT_SIZE];
+    char path[2 * PATH_SIZE], text[TEXTFILE_SIZE];
     snprintf(path, sizeof(path), "%s/%s", folder, version->limit);
-    if (!read_text(path, text) || text[0] < '0' || text[0] > '9') {
+    if (!textfile_read(path, text) || text[0] < '0' || text[0] > '9') {
         return INT64_MAX;
     }
     int64_t limit = strtoll(text, NULL, 10);
     snprintf(path, sizeof(path), "%s/%s", folder, version->used);
-    if (!read_text(path, text)) {
+    if (!textfile_read(path, text)) {
         return INT64_MAX;
     }
     int64_t room = limit - strtoll(text, NULL, 10);
     snprintf(path, sizeof(path), "%s/memory.stat", folder);
-    if (read_text(path, text)) {
-        int64_t inactive = find_number(text, version->inactive);
+    if (textfile_read(path, text)) {
+        int64_t inactive = textfile_number(text, version->inactive);
         room += inactive > 0 ? inactive : 0;
     }
     return room > 0 ? room : 0;
@@ -167,10 +131,10 @@ room_of_line(const char *root, char *line)
 int64_t
 room_in_memory(const char *root)
 {
-    char path[PATH_SIZE], text[TEXT_SIZE], *rest = NULL;
+    char path[PATH_SIZE], text[TEXTFILE_SIZE], *rest = NULL;
     int64_t room = room_of_machine(root);
     snprintf(path, sizeof(path), "%s/proc/self/cgroup", root);
-    if (!read_text(path, text)) {
+    if (!textfile_read(path, text)) {
         return room;
     }
     for (char *line = strtok_r(text, "\n", &rest); line != NULL;

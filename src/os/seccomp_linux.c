@@ -8,17 +8,15 @@
  */
 #include "os/seccomp.h"
 
+#include "os/textfile.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define STATUS_SIZE 8192
 
 /* As in <linux/memfd.h> and <linux/userfaultfd.h>, which may be older. */
 #define MEMFD_FLAGS (0x0001U | 0x0008U)
@@ -44,23 +42,10 @@ make_call(SeccompCall call)
 static bool
 has_filters(void)
 {
-    char text[STATUS_SIZE];
-    size_t length = 0;
-    int fd = open("/proc/thread-self/status", O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return true;
-    }
-    for (ssize_t n; length < sizeof(text) - 1; length += (size_t)n) {
-        n = read(fd, text + length, sizeof(text) - 1 - length);
-        if (n <= 0) {
-            break;
-        }
-    }
-    close(fd);
-    text[length] = '\0';
-    const char *line = strstr(text, "\nSeccomp:");
+    char text[TEXTFILE_SIZE];
     /* A kernel without seccomp has no such line. */
-    return line != NULL && strtol(line + strlen("\nSeccomp:"), NULL, 10) != 0;
+    return !textfile_read("/proc/thread-self/status", text) ||
+           textfile_number(text, "Seccomp:") > 0;
 }
 
 static bool

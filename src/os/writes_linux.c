@@ -11,12 +11,12 @@
 
 #include "os/page.h"
 #include "os/seccomp.h"
+#include "os/textfile.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -72,8 +72,6 @@ struct scan_arg {
 /* What the smallest table of pages is for: with 4 KB pages so much, with larger
  * ones more. */
 #define BLOCK ((uintptr_t)1 << 21)
-
-#define STATUS_SIZE 8192
 
 /* ---- What is not seen ---------------------------------------------------- */
 
@@ -132,22 +130,9 @@ has_driver(void)
 static bool
 has_pinned(void)
 {
-    char text[STATUS_SIZE];
-    size_t length = 0;
-    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return true;
-    }
-    for (ssize_t n; length < sizeof(text) - 1; length += (size_t)n) {
-        n = read(fd, text + length, sizeof(text) - 1 - length);
-        if (n <= 0) {
-            break;
-        }
-    }
-    close(fd);
-    text[length] = '\0';
-    const char *line = strstr(text, "\nVmPin:");
-    return line == NULL || strtoll(line + strlen("\nVmPin:"), NULL, 10) != 0;
+    char text[TEXTFILE_SIZE];
+    return !textfile_read("/proc/self/status", text) ||
+           textfile_number(text, "VmPin:") != 0;
 }
 
 bool

@@ -7,6 +7,7 @@
 #include "errors.h"
 #include "os/descriptor.h"
 #include "os/memfile.h"
+#include "receiver/lost.h"
 #include "registry.h"
 
 #include <errno.h>
@@ -75,12 +76,31 @@ attach_open(State *state, const Reference *reference, bool writable)
     return fd;
 }
 
+/* The number of the OSError that is set, or 0. */
+static int
+raised_errno(void)
+{
+    PyObject *type, *error, *traceback;
+    if (!PyErr_ExceptionMatches(PyExc_OSError)) {
+        return 0;
+    }
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    PyObject *py_errno = PyObject_GetAttrString(error, "errno");
+    long number = py_errno != NULL && PyLong_Check(py_errno)
+                      ? PyLong_AsLong(py_errno)
+                      : 0;
+    Py_XDECREF(py_errno);
+    PyErr_Clear();
+    PyErr_Restore(type, error, traceback);
+    return (int)number;
+}
+
 /* Makes a typed error of what mmap.mmap has raised, where it is about the file:
  * that was as long as the map a moment ago. */
 static void
 set_map_error(State *state, const Reference *reference, int fd)
 {
-    PyObject *type, *error, *traceback;
     FileStatus status;
     if (PyErr_ExceptionMatches(PyExc_ValueError) &&
         fileid_fstat(fd, &status) == 0 && status.size < end_of(reference)) {
@@ -88,18 +108,9 @@ set_map_error(State *state, const Reference *reference, int fd)
         errors_set_truncated(state, path_of(reference), end_of(reference),
                              status.size);
     } else if (PyErr_ExceptionMatches(PyExc_OSError)) {
-        PyErr_Fetch(&type, &error, &traceback);
-        PyErr_NormalizeException(&type, &error, &traceback);
-        PyObject *py_errno = PyObject_GetAttrString(error, "errno");
-        long number = py_errno != NULL && PyLong_Check(py_errno)
-                          ? PyLong_AsLong(py_errno)
-                          : 0;
-        Py_XDECREF(py_errno);
-        Py_XDECREF(type);
-        Py_XDECREF(error);
-        Py_XDECREF(traceback);
+        int number = raised_errno();
         PyErr_Clear();
-        errors_set_open(state, path_of(reference), &reference->id, (int)number);
+        errors_set_open(state, path_of(reference), &reference->id, number);
     }
 }
 
@@ -116,7 +127,8 @@ attach_keeps_descriptor(State *state, const Reference *reference)
     return !state->mmap_has_trackfd || has_maker_only(reference);
 }
 
-/* New reference: mmap.mmap(fd, length, flags=..., prot=..., offset=...). */
+/* New reference: mmap.mmap(fd, length, flags=..., prot=..., offset=...). NULL
+ * with what that has raised. */
 static PyObject *
 map_file(State *state, const Reference *reference, int fd, bool private,
          bool writable)
@@ -141,9 +153,6 @@ map_file(State *state, const Reference *reference, int fd, bool private,
                     has_maker_only(reference) ? (size_t)reference->length : 0);
     map = PyObject_Call((PyObject *)state->mmap_type, args, kwargs);
     memfile_release(&hole);
-    if (map == NULL) {
-        set_map_error(state, reference, fd);
-    }
 done:
     Py_XDECREF(args);
     Py_XDECREF(kwargs);
@@ -181,6 +190,9 @@ enter(State *state, const Reference *reference, PyObject *map, unsigned access,
     if (result == 0 && !by_token) {
         registry_count(state, backing);
     }
+    if (result == 0 && is_export) {
+        result = lost_note(state, backing);
+    }
     Py_DECREF((PyObject *)backing);
     return result;
 }
@@ -200,6 +212,9 @@ attach_shared(State *state, const Reference *reference)
         return NULL;
     }
     map = map_file(state, reference, fd, false, writable);
+    if (map == NULL) {
+        set_map_error(state, reference, fd);
+    }
     close(fd);
     if (map == NULL) {
         return NULL;
@@ -223,10 +238,22 @@ PyObject *
 attach_own(State *state, const Reference *reference, int fd, bool private)
 {
     bool writable = private || access_writes_through(reference->access);
+    PyObject *map = map_file(state, reference, fd, private, writable);
+    if (map == NULL && private && reference->access & MAPPING_EXPORT &&
+        raised_errno() == ENOMEM) {
+        /* Pages that may be written count against RLIMIT_DATA and, with strict
+         * overcommit, all memory. Read-only, as a dump would be, it goes. */
+        PyErr_Clear();
+        writable = false;
+        map = map_file(state, reference, fd, private, writable);
+    }
+    if (map == NULL) {
+        set_map_error(state, reference, fd);
+        return NULL;
+    }
     unsigned access =
         (writable ? MAPPING_WRITABLE : 0) | (private ? MAPPING_PRIVATE : 0);
-    PyObject *map = map_file(state, reference, fd, private, writable);
-    if (map != NULL && enter(state, reference, map, access, false) < 0) {
+    if (enter(state, reference, map, access, false) < 0) {
         Py_CLEAR(map);
     }
     return map;

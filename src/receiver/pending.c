@@ -34,26 +34,25 @@ pending_view(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     State *state = PyModule_GetState(module);
     PyObject *finish = nargs > 4 ? args[4] : Py_None;
-    Pending *self = allocate(state);
-    if (self == NULL) {
-        return NULL;
-    }
+    View view;
     if (nargs > 5 || (finish != Py_None && !(PyTuple_CheckExact(finish) &&
                                              PyTuple_Size(finish) == 2))) {
         PyErr_SetString(PyExc_TypeError,
                         "pending takes at most 5 arguments, the last a pair");
-        goto error;
+        return NULL;
     }
-    if (view_parse(state, args, nargs < 4 ? nargs : 4, &self->view) < 0 ||
-        check_source(state, &self->view) < 0) {
-        goto error;
+    if (view_parse(state, args, nargs < 4 ? nargs : 4, &view) < 0 ||
+        check_source(state, &view) < 0) {
+        return NULL;
     }
+    Pending *self = allocate(state);
+    if (self == NULL) {
+        return NULL;
+    }
+    view_hold(&view);
+    self->view = view;
     self->finish = finish != Py_None ? Py_NewRef(finish) : NULL;
     return (PyObject *)self;
-
-error:
-    Py_DECREF((PyObject *)self);
-    return NULL;
 }
 
 PyObject *

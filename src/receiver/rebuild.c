@@ -51,7 +51,9 @@ rebuild(State *state, const View *view)
                                                             : SOURCE_SHARED);
     }
     PyObject *array = memory != NULL ? view_build(state, view, memory) : NULL;
-    memory_clear(&made);
+    if (made.owner != NULL) {
+        memory_clear(&made);
+    }
     return array;
 }
 
@@ -60,10 +62,6 @@ rebuild_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     State *state = PyModule_GetState(module);
     View view;
-    PyObject *array = NULL;
-    if (view_parse(state, args, nargs, &view) == 0) {
-        array = rebuild(state, &view);
-    }
-    view_clear(&view);
-    return array;
+    return view_parse(state, args, nargs, &view) == 0 ? rebuild(state, &view)
+                                                      : NULL;
 }

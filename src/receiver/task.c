@@ -6,6 +6,7 @@
 #include "receiver/task.h"
 
 #include "receiver/arguments.h"
+#include "receiver/lost.h"
 #include "receiver/pieces.h"
 
 #include <string.h>
@@ -206,13 +207,17 @@ task_run(PyObject *module, PyObject *args)
                         "run takes a function, a tuple and a dict");
         return NULL;
     }
-    PyObject *own = take(PyModule_GetState(module), args);
-    if (own == NULL) {
+    State *state = PyModule_GetState(module);
+    LostWatch watch;
+    if (lost_begin(state, &watch) < 0) {
         return NULL;
     }
-    PyObject *result =
-        PyObject_Call(PyTuple_GetItem(own, 0), PyTuple_GetItem(own, 1),
-                      PyTuple_GetItem(own, 2));
-    Py_DECREF(own);
+    PyObject *result = NULL, *own = take(state, args);
+    if (own != NULL) {
+        result = PyObject_Call(PyTuple_GetItem(own, 0), PyTuple_GetItem(own, 1),
+                               PyTuple_GetItem(own, 2));
+    }
+    lost_end(state, &watch);
+    Py_XDECREF(own);
     return result;
 }

@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-/* New reference: the element type, which must not make NumPy follow pointers in
+/* Borrowed: the element type, which must not make NumPy follow pointers in
  * the memory or take other lengths than the layout's. */
 static PyArray_Descr *
 get_descr(State *state, const Layout *layout, PyObject *dtype)
@@ -23,7 +23,7 @@ get_descr(State *state, const Layout *layout, PyObject *dtype)
             PyErr_SetString(PyExc_ValueError, "damaged type number in layout");
             return NULL;
         }
-        return (PyArray_Descr *)Py_NewRef(builtin);
+        return (PyArray_Descr *)builtin;
     }
     if (!PyArray_DescrCheck(dtype)) {
         PyErr_Format(PyExc_TypeError, "dtype must be numpy.dtype, not %R",
@@ -37,7 +37,7 @@ get_descr(State *state, const Layout *layout, PyObject *dtype)
                      "no array of %R can lie in mapped memory", dtype);
         return NULL;
     }
-    return (PyArray_Descr *)Py_NewRef(dtype);
+    return descr;
 }
 
 /* All elements lie in memory of `length` bytes; sets which of them they span.
@@ -76,7 +76,7 @@ set_elements(View *view, PyObject *elements)
                         "a patch must have the bytes of all elements");
         return -1;
     }
-    view->elements = Py_NewRef(elements);
+    view->elements = elements;
     return 0;
 }
 
@@ -89,7 +89,10 @@ parse_source(State *state, View *view, PyObject *patches, npy_intp *length,
     if (Py_TYPE(view->source) == state->source_type) {
         Source *source = (Source *)view->source;
         *length = source->reference.length;
-        if (patches != Py_None && !(view->layout.flags & LAYOUT_PRIVATE)) {
+        if (patches == Py_None) {
+            return 0;
+        }
+        if (!(view->layout.flags & LAYOUT_PRIVATE)) {
             PyErr_SetString(PyExc_TypeError,
                             "patches are for private mappings");
             return -1;
@@ -120,8 +123,7 @@ view_parse(State *state, PyObject *const *args, Py_ssize_t nargs, View *view)
     PyObject *source, *elements;
     npy_intp length;
 
-    view->memmap = view->source = view->elements = NULL;
-    view->descr = NULL;
+    view->memmap = view->elements = NULL;
     if (nargs < 2 || nargs > 4) {
         PyErr_Format(PyExc_TypeError, "a view has 2 to 4 parts, not %zd",
                      nargs);
@@ -129,10 +131,10 @@ view_parse(State *state, PyObject *const *args, Py_ssize_t nargs, View *view)
     }
     source = args[0];
     if (PyTuple_CheckExact(source) && PyTuple_Size(source) == 4) {
-        view->memmap = Py_NewRef(source);
+        view->memmap = source;
         source = PyTuple_GetItem(source, 0);
     }
-    view->source = Py_NewRef(source);
+    view->source = source;
     if (layout_decode(args[1], &view->layout) < 0) {
         return -1;
     }
@@ -146,6 +148,15 @@ view_parse(State *state, PyObject *const *args, Py_ssize_t nargs, View *view)
         return -1;
     }
     return set_bounds(view, length) == 0 ? set_elements(view, elements) : -1;
+}
+
+void
+view_hold(View *view)
+{
+    Py_XINCREF(view->memmap);
+    Py_INCREF(view->source);
+    Py_INCREF((PyObject *)view->descr);
+    Py_XINCREF(view->elements);
 }
 
 void

@@ -16,18 +16,22 @@
  *   patches  see wire/patches.h
  */
 typedef struct {
-    PyObject *memmap; /* owned: the tuple, or NULL */
-    PyObject *source; /* owned: a Source, bytes or a bytearray */
+    PyObject *memmap; /* the tuple, or NULL */
+    PyObject *source; /* a Source, bytes or a bytearray */
     Layout layout;
-    PyArray_Descr *descr; /* owned */
-    npy_intp low, high;   /* offsets in the memory that the elements span */
-    PyObject *elements;   /* owned: the bytes of all elements, or NULL */
+    PyArray_Descr *descr;
+    npy_intp low, high; /* offsets in the memory that the elements span */
+    PyObject *elements; /* the bytes of all elements, or NULL */
 } View;
 
-/* Fills *view; what the message has of patches is added to the source. 0, or -1
- * with an exception; `view_clear` in both cases. */
+/* Fills *view with objects borrowed from the arguments, which hold them; what
+ * the message has of patches is added to the source. 0, or -1 with an
+ * exception. */
 int view_parse(State *state, PyObject *const *args, Py_ssize_t nargs,
                View *view);
+
+/* A view that outlives its arguments owns its objects. */
+void view_hold(View *view);
 void view_clear(View *view);
 
 /* The view may be built on a copy of its bytes: nothing else tells where they

@@ -171,13 +171,23 @@ describe_array(PyObject *module, PyObject *array)
     return dict;
 }
 
+/* By its size alone. */
+static bool
+will_be_mapped(const Outgoing *message, PyArrayObject *array)
+{
+    return results_are_mapped(message, array) ||
+           (message->export_min >= 0 &&
+            PyArray_NBYTES(array) > message->export_min &&
+            !PyDataType_REFCHK(PyArray_DESCR(array)));
+}
+
 PyObject *
 describe_is_mapped(PyObject *module, PyObject *array)
 {
     Plan plan;
     const Outgoing *message = outgoing_current(PyModule_GetState(module));
     if (message != NULL && PyArray_Check(array) &&
-        results_are_mapped(message, (PyArrayObject *)array)) {
+        will_be_mapped(message, (PyArrayObject *)array)) {
         Py_RETURN_TRUE;
     }
     if (make_plan(module, array, &plan) < 0) {

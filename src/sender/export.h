@@ -1,48 +1,63 @@
-/* Memory files by which the results of a worker reach its caller.
+/* A memory file that this process makes for another one to map.
  *
- * The worker keeps a descriptor on each, and nothing else; the caller opens
- * that by /proc, maps the file, and forbids it to become shorter: that seal is
- * the receipt, after which the worker closes.
+ * The object has the only descriptor, and closes it when it dies. It is pickled
+ * as a reference to /proc/<pid>/fd/<fd>, which the reader maps privately.
  */
 #ifndef SAMEMAP_EXPORT_H
 #define SAMEMAP_EXPORT_H
 
+#include "os/fileid.h"
+#include "os/memfile.h"
 #include "state.h"
 
 extern PyType_Spec export_spec;
 
-/* What would be so large in the message goes by a file. */
+/* What would be so large in a message goes by a file. */
 #define EXPORT_MIN 1000000
 
-/* New reference: a file of the message `message` that has the bytes
- * [data, data + length) at `offset`. Without an exception NULL, and *reason: it
- * can't be had. The GIL is released meanwhile; the caller keeps the data. */
-PyObject *export_new(State *state, uint64_t message, const char *data,
-                     npy_intp offset, npy_intp length, Reason *reason);
+/* Addresses keep their remainder by this in files, and so their alignment. */
+#define EXPORT_ALIGNMENT 64
 
-/* The file `export` still has these bytes at `offset`. The GIL is released. */
-bool export_holds(PyObject *export, npy_intp offset, const char *data,
+typedef struct Export Export;
+struct Export {
+    PyObject_HEAD
+    State *state;
+    MemFile file; /* fd -1: closed, in a forked child */
+    FileId id;
+    Export *next; /* in State.exports */
+};
+
+/* New reference: a file of `size` bytes, all zero, in `folder` if that isn't
+ * NULL (see memfile_create). `sealable`: one that can't be sealed won't do.
+ * Without an exception NULL, and *reason: it can't be had. */
+Export *export_new(State *state, const char *folder, npy_intp size,
+                   bool sealable, Reason *reason);
+
+/* Writes [data, data + length) at `offset`, if there is room: REASON_NONE, or
+ * why not. Writes nothing else. The GIL is released meanwhile; the caller keeps
+ * the data and the export. */
+Reason export_fill(Export *export, npy_intp offset, const char *data,
+                   npy_intp length);
+
+/* There is room for so many bytes more, as of now or a moment ago. */
+bool export_has_room(const Export *export, npy_intp size);
+
+/* Forbids that the file grows and, if asked, shrinks: REASON_NONE, or why not.
+ */
+Reason export_seal(Export *export, bool shrink);
+
+/* The file still has these bytes at `offset`. The GIL is released. */
+bool export_holds(const Export *export, npy_intp offset, const char *data,
                   npy_intp length);
 
-/* New reference: a tuple with a receipt (pid, fd, identity) for each file of
- * the message. */
-PyObject *export_receipts(State *state, uint64_t message);
-
-/* The message isn't sent: closes its files. */
-void export_discard(State *state, uint64_t message);
-
-/* samemap._core.acknowledge(pid, fd, identity): in the caller; False when it
- * should be tried again. */
-PyObject *export_acknowledge(PyObject *module, PyObject *args);
-
-/* samemap._core.close_exports(): in the worker, closes the files that the
- * caller has acknowledged; the number of the others. */
-PyObject *export_close(PyObject *module, PyObject *ignored);
+/* Remainder of an address by EXPORT_ALIGNMENT. */
+static inline npy_intp
+export_remainder(const char *address)
+{
+    return (npy_intp)((uintptr_t)address % EXPORT_ALIGNMENT);
+}
 
 /* In a forked child: the files are its parent's. */
 void export_after_fork(State *state);
-
-/* For a state that dies. */
-void export_clear(State *state);
 
 #endif

@@ -3,7 +3,7 @@
 #include "sender/outgoing.h"
 
 #include "os/clock.h"
-#include "sender/export.h"
+#include "sender/receipts.h"
 #include "sender/results.h"
 #include "sender/scan.h"
 
@@ -72,10 +72,16 @@ outgoing_count_pending(PyObject *module, PyObject *Py_UNUSED(ignored))
 static PyObject *
 outgoing_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"held", NULL};
-    PyObject *held = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:Outgoing", names,
-                                     &held)) {
+    static char *names[] = {"held", "export_min", "export_folder", "readers",
+                            NULL};
+    PyObject *held = Py_None, *folder = Py_None;
+    Py_ssize_t export_min = -1, readers = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OnOn:Outgoing", names,
+                                     &held, &export_min, &folder, &readers)) {
+        return NULL;
+    }
+    if (folder != Py_None && !PyBytes_CheckExact(folder)) {
+        PyErr_SetString(PyExc_TypeError, "export_folder must be bytes or None");
         return NULL;
     }
     if (held != Py_None && !PyList_CheckExact(held)) {
@@ -88,8 +94,11 @@ outgoing_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     State *state = PyType_GetModuleState(type);
     self->state = state;
-    self->number = ++state->message_count;
+    self->number = self->first_number = ++state->message_count;
     self->held = held == Py_None ? NULL : Py_NewRef(held);
+    self->export_min = self->held != NULL ? (npy_intp)export_min : -1;
+    self->readers = (npy_intp)readers;
+    self->export_folder = folder == Py_None ? NULL : Py_NewRef(folder);
     threadlist_push(&state->outgoing, &self->link);
     return (PyObject *)self;
 }
@@ -107,6 +116,7 @@ static int
 outgoing_clear(Outgoing *self)
 {
     Py_CLEAR(self->held);
+    Py_CLEAR(self->export_folder);
     results_clear(self);
     return 0;
 }
@@ -199,13 +209,13 @@ outgoing_results(Outgoing *self, PyObject *results)
 static PyObject *
 outgoing_receipts(Outgoing *self, PyObject *Py_UNUSED(ignored))
 {
-    return export_receipts(self->state, self->number);
+    return receipts_of_message(self->state, self->number);
 }
 
 static PyObject *
 outgoing_discard(Outgoing *self, PyObject *Py_UNUSED(ignored))
 {
-    export_discard(self->state, self->number);
+    receipts_discard(self->state, self->number);
     Py_RETURN_NONE;
 }
 
@@ -264,9 +274,13 @@ static PyMethodDef outgoing_methods[] = {
 
 static PyType_Slot outgoing_slots[] = {
     {Py_tp_doc,
-     "Outgoing(held=None)\n--\n\n"
+     "Outgoing(held=None, export_min=-1, export_folder=None, readers=1)\n--\n\n"
      "The message that this thread writes, until it is closed.\n\n"
-     "What must outlive the message is appended to the list `held`."},
+     "What must outlive the message is appended to the list `held`. With it,\n"
+     "arrays of more than `export_min` bytes go by memory files, unless that "
+     "is\n"
+     "negative; they are made in the folder of that name (bytes). They are\n"
+     "read-only where so many readers could not all have a copy."},
     {Py_tp_new, outgoing_new},
     {Py_tp_dealloc, outgoing_dealloc},
     {Py_tp_traverse, outgoing_traverse},

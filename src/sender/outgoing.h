@@ -38,9 +38,15 @@ typedef struct {
     PyObject_HEAD
     ThreadLink link;
     State *state;
-    uint64_t number; /* never 0 */
-    PyObject *held;  /* list of what must outlive the message, or NULL */
-    Phase phase;     /* writer: outgoing.c */
+    uint64_t number; /* never 0; changes with the parts of a batch */
+    uint64_t first_number;
+    PyObject *held; /* list of what must outlive the message, or NULL */
+    /* Arrays of more bytes go by memory files, which are made in that folder
+     * (bytes; NULL: in memory). -1: none do. */
+    npy_intp export_min;
+    npy_intp readers; /* that may get them at once, each with its own pages */
+    PyObject *export_folder;
+    Phase phase; /* writer: outgoing.c */
     /* What the tasks hold, see scan.h, or what was found of the results.
      * Writers: scan.c, results.c. */
     IdMap arguments;

@@ -93,7 +93,8 @@ plan_is_shared(const State *state, const Plan *plan)
         return false;
     }
     return plan->backing->mapping.access & MAPPING_REQUESTED ||
-           (plan->memmap != NULL && memmap_is_shared(state, plan->memmap));
+           (plan->memmap != NULL &&
+            memmap_is_shared(state, plan->memmap, &plan->backing->header));
 }
 
 /* What is otherwise referable, but not in a result. */

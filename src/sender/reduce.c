@@ -8,6 +8,8 @@
 #include "sender/reduce.h"
 
 #include "errors.h"
+#include "sender/export.h"
+#include "sender/images.h"
 #include "sender/plan.h"
 #include "sender/results.h"
 #include "sender/scan.h"
@@ -207,6 +209,74 @@ reduce_result(const Reducer *self, PyObject *array, Outgoing *message,
     return reduction;
 }
 
+/* The array is large and could be had by a memory file. */
+static bool
+is_exportable(const Reducer *self, PyObject *array, const Outgoing *message,
+              const Plan *plan)
+{
+    const State *state = self->state;
+    bool ordinary = plan->reason == REASON_MEMORY ||
+                    (plan->reason == REASON_ANONYMOUS && !self->strict &&
+                     !plan_is_shared(state, plan));
+    return ordinary && self->direction == DIRECTION_FORWARD &&
+           message != NULL && message->export_min >= 0 &&
+           PyDataType_ELSIZE(plan->descr) > 0 && plan->low < plan->high &&
+           (PyArray_CheckExact(array) || Py_TYPE(array) == state->memmap_type);
+}
+
+/* On private pages of a memory file. NULL without an exception: it has to go
+ * another way, and *counted may be the reason that is counted for it. */
+static PyObject *
+reduce_export(const Reducer *self, PyObject *array, Outgoing *message,
+              Plan *plan, bool is_deep, Reason *counted)
+{
+    State *state = self->state;
+    PyArrayObject *np_array = (PyArrayObject *)array;
+    bool is_large = plan->nbytes > message->export_min;
+    if (is_large && plan->high - plan->low <= message->export_min) {
+        /* It repeats itself: its bytes are few. */
+        bool shared =
+            message->phase == PHASE_TASKS && scan_is_shared(message, array);
+        bool writable = !is_deep && PyArray_ISWRITEABLE(np_array);
+        count(self, &state->by_value[plan->reason], plan->nbytes);
+        return reduce_copy(state, message, plan, writable, shared);
+    }
+    PyObject *memory = is_large ? images_find(message, np_array, plan, counted)
+                                : images_join(message, np_array, plan);
+    if (memory == NULL) {
+        return NULL;
+    }
+    const npy_intp span = plan->high - plan->low;
+    const bool has_room =
+        span <= NPY_MAX_INTP / message->readers &&
+        export_has_room((const Export *)memory, span * message->readers);
+    plan->layout.flags &= ~(unsigned)LAYOUT_HAS_MMAP;
+    if (plan->memmap != NULL) {
+        core_set(&memory, memmap_with_memory(plan->memmap, memory));
+    } else {
+        plan->layout.flags &= ~(unsigned)LAYOUT_MEMMAP;
+    }
+    plan->layout.flags |= LAYOUT_PRIVATE | LAYOUT_MAPPED;
+    if (is_deep || !has_room) {
+        /* Several tasks may get to it, or there is no memory for what they
+         * would write: read-only, as a dump is. */
+        plan->layout.flags &= ~(unsigned)LAYOUT_WRITEABLE;
+        plan->layout.flags |= LAYOUT_LOCKED;
+    }
+    bool pending = message->phase == PHASE_TASKS;
+    PyObject *reduction = NULL;
+    if (memory != NULL) {
+        reduction = make_reduction(pending ? state->pending : state->rebuild,
+                                   memory, plan);
+        Py_DECREF(memory);
+    }
+    if (reduction != NULL) {
+        message->pending += pending;
+        count(self, &state->by_value[REASON_EXPORTED], plan->nbytes);
+    }
+    return reduction;
+}
+
 static PyObject *
 reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan,
                bool is_deep)
@@ -219,6 +289,13 @@ reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan,
         self->direction == DIRECTION_BACKWARD) {
         PyObject *reduction =
             reduce_result(self, array, message, plan, &counted);
+        if (reduction != NULL || PyErr_Occurred()) {
+            return reduction;
+        }
+    }
+    if (is_exportable(self, array, message, plan)) {
+        PyObject *reduction =
+            reduce_export(self, array, message, plan, is_deep, &counted);
         if (reduction != NULL || PyErr_Occurred()) {
             return reduction;
         }

@@ -152,21 +152,6 @@ add_owned(State *state, Backing *backing, const Owner *owner)
     return registry_add(state, backing, owner->last_array, by_token);
 }
 
-/* The map still is at the address of `known`: 1, 0 or -1. An mmap.mmap can be
- * resized, and then it moves. */
-static int
-is_unmoved(const Backing *known, PyObject *map)
-{
-    Py_buffer buffer;
-    if (PyObject_GetBuffer(map, &buffer, PyBUF_SIMPLE) < 0) {
-        return -1;
-    }
-    bool same = buffer.buf == known->mapping.start &&
-                buffer.len == known->mapping.length;
-    PyBuffer_Release(&buffer);
-    return same;
-}
-
 /* New reference: the backing of the mmap.mmap that holds the array. */
 static Backing *
 find_mmap(State *state, PyArrayObject *array, const Owner *owner,
@@ -178,7 +163,7 @@ find_mmap(State *state, PyArrayObject *array, const Owner *owner,
     }
     bool requested = known != NULL && known->mapping.access & MAPPING_REQUESTED;
     if (known != NULL && known->reach.checked != message) {
-        int unmoved = is_unmoved(known, owner->object);
+        int unmoved = backing_is_memory_of(known, owner->object);
         if (unmoved < 0) {
             return NULL;
         }

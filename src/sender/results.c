@@ -12,12 +12,9 @@
 #include "os/pagemap.h"
 #include "sender/export.h"
 #include "sender/copy.h"
+#include "sender/receipts.h"
 
 #include <stdlib.h>
-
-/* Addresses keep their remainder by this, and so their alignment: that of
- * malloc. */
-#define ALIGNMENT 16
 
 /* So many items are looked at. */
 #define MAX_ITEMS 10000
@@ -209,10 +206,28 @@ merge(Outgoing *message)
     message->span_count = count;
 }
 
-static npy_intp
-remainder_of(const char *address)
+/* New reference: a file that has the bytes [data, data + length) at `offset`.
+ * Without an exception NULL, and *reason. */
+static Export *
+make_export(const Outgoing *message, const char *data, npy_intp offset,
+            npy_intp length, Reason *reason)
 {
-    return (npy_intp)((uintptr_t)address % ALIGNMENT);
+    *reason = REASON_NONE;
+    Export *export =
+        export_new(message->state, NULL, offset + length, true, reason);
+    if (export == NULL) {
+        return NULL;
+    }
+    *reason = export_fill(export, offset, data, length);
+    if (*reason == REASON_NONE) {
+        *reason = export_seal(export, false);
+    }
+    if (*reason != REASON_NONE ||
+        receipts_expect(export, message->number) < 0) {
+        Py_DECREF((PyObject *)export);
+        return NULL;
+    }
+    return export;
 }
 
 /* Writes the file of a span, if it is worth one: 0, or -1 with an exception. */
@@ -224,10 +239,10 @@ make_file(Outgoing *message, Span *span)
         !is_dense(span->high - span->low, span->used)) {
         return 0;
     }
-    Reason reason = REASON_NONE;
+    Reason reason;
     span->export =
-        export_new(message->state, message->number, span->low,
-                   remainder_of(span->low), span->high - span->low, &reason);
+        (PyObject *)make_export(message, span->low, export_remainder(span->low),
+                                span->high - span->low, &reason);
     if (span->export == NULL) {
         message->export_failure = reason;
         return PyErr_Occurred() ? -1 : 0;
@@ -274,7 +289,8 @@ find_span(const Outgoing *message, const char *low, const char *high)
 static PyObject *
 use_span(const Span *span, Plan *plan)
 {
-    plan->layout.offset = remainder_of(span->low) + (plan->data - span->low);
+    plan->layout.offset =
+        export_remainder(span->low) + (plan->data - span->low);
     return Py_NewRef(span->export);
 }
 
@@ -310,14 +326,13 @@ make_span(Outgoing *message, PyObject *array, Plan *plan)
 static PyObject *
 make_compact(Outgoing *message, Plan *plan)
 {
-    Reason reason = REASON_NONE;
+    Reason reason;
     PyObject *elements = copy_elements(message->state, plan);
     if (elements == NULL) {
         return NULL;
     }
-    PyObject *export =
-        export_new(message->state, message->number, PyBytes_AsString(elements),
-                   0, plan->nbytes, &reason);
+    PyObject *export = (PyObject *)make_export(
+        message, PyBytes_AsString(elements), 0, plan->nbytes, &reason);
     Py_DECREF(elements);
     if (export == NULL) {
         message->export_failure = reason;
@@ -339,8 +354,8 @@ find_or_make(Outgoing *message, PyObject *array, Plan *plan, Reason *reason)
         Py_INCREF(found.export);
         bool same =
             idmap_find(&message->arguments, array) != NULL ||
-            export_holds(found.export,
-                         remainder_of(found.low) + (plan->low - found.low),
+            export_holds((const Export *)found.export,
+                         export_remainder(found.low) + (plan->low - found.low),
                          plan->low, length);
         PyObject *memory = same ? use_span(&found, plan) : NULL;
         Py_DECREF(found.export);

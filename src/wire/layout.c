@@ -84,28 +84,31 @@ int
 layout_bounds(int ndim, const npy_intp *shape, const npy_intp *strides,
               npy_intp itemsize, npy_intp *low, npy_intp *high)
 {
+    npy_intp first = 0, last = itemsize;
+    bool empty = false, overflow = false;
     *low = *high = 0;
     for (int i = 0; i < ndim; i++) {
-        if (shape[i] < 0) {
+        npy_intp length = shape[i], reach;
+        if (length < 0) {
             return -1;
         }
-    }
-    for (int i = 0; i < ndim; i++) {
-        if (shape[i] == 0) {
-            return 0;
-        }
-    }
-    npy_intp first = 0, last = itemsize;
-    for (int i = 0; i < ndim; i++) {
-        npy_intp reach;
-        if (shape[i] == 1 || strides[i] == 0) {
+        if (length <= 1) {
+            empty |= length == 0;
             continue;
         }
-        if (__builtin_mul_overflow(shape[i] - 1, strides[i], &reach) ||
-            __builtin_add_overflow(reach < 0 ? first : last, reach,
-                                   reach < 0 ? &first : &last)) {
-            return -1;
+        overflow |= __builtin_mul_overflow(length - 1, strides[i], &reach);
+        if (reach < 0) {
+            overflow |= __builtin_add_overflow(first, reach, &first);
+        } else {
+            overflow |= __builtin_add_overflow(last, reach, &last);
         }
+    }
+    /* No element is anywhere, whatever the strides of the other axes. */
+    if (empty) {
+        return 0;
+    }
+    if (overflow) {
+        return -1;
     }
     *low = first;
     *high = last;
@@ -116,17 +119,14 @@ npy_intp
 layout_nbytes(int ndim, const npy_intp *shape, npy_intp itemsize)
 {
     npy_intp nbytes = itemsize;
+    bool overflow = false;
     for (int i = 0; i < ndim; i++) {
         if (shape[i] == 0) {
             return 0;
         }
+        overflow |= __builtin_mul_overflow(nbytes, shape[i], &nbytes);
     }
-    for (int i = 0; i < ndim; i++) {
-        if (__builtin_mul_overflow(nbytes, shape[i], &nbytes)) {
-            return -1;
-        }
-    }
-    return nbytes;
+    return overflow ? -1 : nbytes;
 }
 
 /* The strides go on from `first` in steps of `step`, without gaps. */

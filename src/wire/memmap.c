@@ -36,10 +36,20 @@ get_attributes(State *state, PyObject *memmap, Attributes *attributes)
     return PyErr_Occurred() ? -1 : 0;
 }
 
+static bool
+is_shared_mode(const State *state, PyObject *mode)
+{
+    return mode == state->str_r_plus || mode == state->str_r ||
+           (PyUnicode_Check(mode) &&
+            (PyUnicode_Compare(mode, state->str_r_plus) == 0 ||
+             PyUnicode_Compare(mode, state->str_r) == 0));
+}
+
 /* New reference: that of a backing is kept, so that the pickler writes it once.
  */
 static PyObject *
-make_tuple(PyObject *owner, const Attributes *attributes, MemmapHeader *kept)
+make_tuple(const State *state, PyObject *owner, const Attributes *attributes,
+           MemmapHeader *kept)
 {
     PyObject *tuple = kept != NULL ? kept->tuple : NULL;
     if (tuple != NULL && PyTuple_GetItem(tuple, 1) == attributes->filename &&
@@ -50,6 +60,7 @@ make_tuple(PyObject *owner, const Attributes *attributes, MemmapHeader *kept)
     tuple = PyTuple_Pack(HEADER_SIZE, owner, attributes->filename,
                          attributes->offset, attributes->mode);
     if (tuple != NULL && kept != NULL) {
+        kept->tuple_is_shared = is_shared_mode(state, attributes->mode);
         core_set(&kept->tuple, Py_NewRef(tuple));
     }
     return tuple;
@@ -90,7 +101,7 @@ memmap_find(State *state, PyObject *array, PyObject *root, PyObject *owner,
             return -1;
         }
     }
-    found->tuple = make_tuple(owner, &attributes, kept);
+    found->tuple = make_tuple(state, owner, &attributes, kept);
     if (kept != NULL) {
         kept->sender = is_memmap ? NULL : root;
         kept->message = message;
@@ -106,13 +117,11 @@ memmap_with_memory(PyObject *tuple, PyObject *memory)
 }
 
 bool
-memmap_is_shared(const State *state, PyObject *tuple)
+memmap_is_shared(const State *state, PyObject *tuple, const MemmapHeader *kept)
 {
-    PyObject *mode = PyTuple_GetItem(tuple, 3);
-    return mode == state->str_r_plus || mode == state->str_r ||
-           (PyUnicode_Check(mode) &&
-            (PyUnicode_Compare(mode, state->str_r_plus) == 0 ||
-             PyUnicode_Compare(mode, state->str_r) == 0));
+    return tuple == kept->tuple
+               ? kept->tuple_is_shared
+               : is_shared_mode(state, PyTuple_GetItem(tuple, 3));
 }
 
 bool

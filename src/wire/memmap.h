@@ -21,6 +21,7 @@ typedef struct {
     PyObject *tuple;
     const void *sender;
     uint64_t message;
+    bool tuple_is_shared; /* as memmap_is_shared tells */
     /* Owned: what is copied for each that is rebuilt, {filename, offset, mode,
      * _mmap: None}; or NULL. It is good for these three, borrowed from it. */
     PyObject *dict;
@@ -48,8 +49,10 @@ int memmap_find(State *state, PyObject *array, PyObject *root, PyObject *owner,
 /* New reference: the same with another memory; NULL with an exception. */
 PyObject *memmap_with_memory(PyObject *tuple, PyObject *memory);
 
-/* By its mode, what is written there is meant to reach the file. */
-bool memmap_is_shared(const State *state, PyObject *tuple);
+/* By its mode, what is written there is meant to reach the file. `kept` is that
+ * of the backing. */
+bool memmap_is_shared(const State *state, PyObject *tuple,
+                      const MemmapHeader *kept);
 
 /* It is open in some mode; without one, nothing but its type says np.memmap. */
 bool memmap_has_mode(PyObject *tuple);

@@ -4,6 +4,8 @@
 #include "os/seccomp.h"
 #include "os/room.h"
 
+#include "commands.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -267,22 +269,13 @@ measure(char **args)
 int
 main(int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        int args;
-        int (*run)(char **args);
-    } commands[] = {
+    static const Command commands[] = {
         {"fill", 4, fill},       {"populate", 1, populate},
         {"seal", 1, seal},       {"limited", 2, limited},
         {"room", 1, room},       {"left", 1, left},
         {"allowed", 0, allowed}, {"kept", 1, kept},
         {"time", 2, measure},
     };
-    for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++) {
-        if (argc > 1 && strcmp(argv[1], commands[i].name) == 0 &&
-            argc == 2 + commands[i].args) {
-            return commands[i].run(argv + 2);
-        }
-    }
-    return 2;
+    return run_command(commands, sizeof(commands) / sizeof(*commands), argc,
+                       argv);
 }

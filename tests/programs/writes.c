@@ -2,6 +2,8 @@
  * status 3: the system has not what the command is about. */
 #include "os/writes.h"
 
+#include "commands.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -556,22 +558,13 @@ measure(char **args)
 int
 main(int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        int args;
-        int (*run)(char **args);
-    } commands[] = {
+    static const Command commands[] = {
         {"seen", 2, seen},           {"again", 0, again},
         {"untouched", 1, untouched}, {"child", 0, child},
         {"kind", 1, kind},           {"limit", 0, limit},
         {"pages", 2, pages},         {"library", 1, library},
         {"pinned", 0, pinned},       {"time", 2, measure},
     };
-    for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++) {
-        if (argc > 1 && strcmp(argv[1], commands[i].name) == 0 &&
-            argc == 2 + commands[i].args) {
-            return commands[i].run(argv + 2);
-        }
-    }
-    return 2;
+    return run_command(commands, sizeof(commands) / sizeof(*commands), argc,
+                       argv);
 }

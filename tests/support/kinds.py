@@ -2,8 +2,8 @@
 
 Each kind is filled with the numbers 0, 1, 2, ... and says who sees what a task
 writes: `SHARED` (the file, the caller and the other tasks), `OWN` (the task alone),
-`READ_ONLY` (nobody may write), or `MEMORY`: the task alone up to `max_nbytes`, and
-above it as joblib does it, a read-only dump.
+`READ_ONLY` (nobody may write), or `MEMORY`: the task alone; above `max_nbytes` only
+where the system gives memory files, else as joblib does it, a read-only dump.
 """
 
 import ctypes

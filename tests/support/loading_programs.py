@@ -4,7 +4,6 @@ Each program prints how a call of `Parallel` ended, and the result of the next c
 What it is about is the hang, so it is to be run in an interpreter of its own.
 """
 
-import ctypes
 import mmap
 import os
 from pathlib import Path
@@ -12,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import samemap  # noqa: F401  (the import installs)
 from joblib import Parallel, delayed
+
+from support.foreign import array_at, map_at
 
 VALUES = np.arange(4096)
 
@@ -72,16 +73,8 @@ class Refusing:
 
 def without_descriptor(path):
     """Map a file that nobody has open then, as a library in C does."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3]
-    libc.mmap.argtypes = [*libc.mmap.argtypes, ctypes.c_long]
-    with path.open("r+b") as file:
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
-        address = libc.mmap(
-            None, VALUES.nbytes, protection, mmap.MAP_SHARED, file.fileno(), 0
-        )
-    return np.frombuffer((ctypes.c_int64 * len(VALUES)).from_address(address), int)
+    address = map_at(path, VALUES.nbytes, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    return array_at(address, VALUES.nbytes)
 
 
 def as_memmap(path):
