@@ -17,6 +17,7 @@ import samemap
 from joblib import Parallel, delayed
 from joblib.pool import MemmappingPool
 from support.equality import differences, fingerprint
+from support.machine import DESCRIPTORS
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def describe_and_return(array):
     [
         ({}, False),
         ({"max_nbytes": None}, False),
-        ({"max_nbytes": 1000}, False),
+        ({"max_nbytes": 1000}, not DESCRIPTORS),
         ({"max_nbytes": 1000, "mmap_mode": "r"}, True),
         ({"max_nbytes": "20K", "mmap_mode": "r+"}, True),
         ({"max_nbytes": 1000, "mmap_mode": "c"}, True),

@@ -89,5 +89,8 @@ def check(done, at_least):
 )
 def test_joblibs_dumps(module, before, tmp_path):
     """Where arrays in memory are left to joblib, all is as it says."""
-    names = [n for n in DUMPS[module] if "install" in before or n != IN_THREADS]
-    check(run(module, tmp_path, " or ".join(names), before), at_least=len(names))
+    for name in DUMPS[module]:
+        if "install" in before or name != IN_THREADS:
+            # Each alone: one looks into its own folder, which loky's executor of
+            # another test does not use.
+            check(run(module, tmp_path, name, before), at_least=1)
