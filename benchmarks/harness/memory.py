@@ -45,7 +45,8 @@ def peak() -> float:
     That is the peak of what was resident; or what is its own now and the memory
     files it has mapped, if that is more.
     """
-    return max(status("VmHWM"), status("RssAnon") + mapped_files())
+    own = status("RssAnon") + status("RssFile")
+    return max(status("VmHWM"), own + mapped_files())
 
 
 def shared() -> float:
