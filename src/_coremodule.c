@@ -105,6 +105,8 @@ PyDoc_STRVAR(
     "count_pending()\n--\n\n"
     "Count one more array that each task makes its own in the message being\n"
     "written; return the list of what that holds, or None.");
+PyDoc_STRVAR(new_number_doc, "new_number()\n--\n\n"
+                             "A number above those of all messages until now.");
 PyDoc_STRVAR(
     is_mapped_doc,
     "is_mapped(array, /)\n--\n\n"
@@ -151,6 +153,7 @@ static PyMethodDef functions[] = {
     {"pending_call", pending_call, METH_VARARGS, pending_call_doc},
     {"run", task_run, METH_VARARGS, run_doc},
     {"is_own", outgoing_is_own, METH_O, is_own_doc},
+    {"new_number", outgoing_new_number, METH_NOARGS, new_number_doc},
     {"count_pending", outgoing_count_pending, METH_NOARGS, count_pending_doc},
     {"is_mapped", describe_is_mapped, METH_O, is_mapped_doc},
     {"describe", describe_array, METH_O, describe_doc},

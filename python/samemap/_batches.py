@@ -23,6 +23,9 @@ from ._errors import SamemapError
 
 Ticket = tuple[int, int]
 
+# Attribute of a batch: the number that was the newest when it was made.
+NUMBER = "_samemap_number"
+
 _keepers: weakref.WeakValueDictionary[int, Keeper] = weakref.WeakValueDictionary()
 _keeper_numbers = itertools.count(1)
 
@@ -136,7 +139,8 @@ class BatchReducer:
             held = batch.__dict__.setdefault("_samemap_held", [])
         cls, (tasks, *rest) = batch.__reduce__()
         try:
-            message = self.writer.write_tasks(tasks, held)
+            since = batch.__dict__.get(NUMBER, 0)
+            message = self.writer.write_tasks(tasks, held, since)
         except (SamemapError, OSError) as error:
             # Raised here it would reach the caller as that of a pickler: what is
             # wrong with a map, or a disk that is too full for joblib's dump.

@@ -101,11 +101,11 @@ class Writer:
         # Picklers that nobody uses now, with their files.
         self._idle: list[tuple[Any, io.BytesIO]] = []
 
-    def _new_message(self, held: list[Any] | None) -> Outgoing:
+    def _new_message(self, held: list[Any] | None, since: int = 0) -> Outgoing:
         if self.exports is None:
             return Outgoing(held)
         min_nbytes, folder, count_readers = self.exports
-        return Outgoing(held, min_nbytes, folder, max(1, count_readers()))
+        return Outgoing(held, min_nbytes, folder, max(1, count_readers()), since)
 
     def _get_pickler(self) -> tuple[Any, io.BytesIO]:
         """Return a pickler and its empty file: making one takes 8 µs."""
@@ -179,7 +179,9 @@ class Writer:
         finally:
             message.close()
 
-    def write_tasks(self, tasks: list[Task], held: list[Any] | None = None) -> Tasks:
+    def write_tasks(
+        self, tasks: list[Task], held: list[Any] | None = None, since: int = 0
+    ) -> Tasks:
         """Pickle a batch of tasks for `read_tasks`.
 
         Parameters
@@ -187,8 +189,11 @@ class Writer:
         tasks : list of (function, args, kwargs)
         held
             As for `write`.
+        since : int
+            `_core.new_number()` when the batch was made, or 0: what was found out of
+            arrays in memory after that holds for this message, too.
         """
-        message = self._new_message(held)
+        message = self._new_message(held, since)
         try:
             pickler, file = self._get_pickler()
             shared, own, others = message.objects(tasks, self.table)

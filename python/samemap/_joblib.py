@@ -23,6 +23,7 @@ from joblib.externals.loky import process_executor, reusable_executor
 
 from . import _lost
 from ._batches import (
+    NUMBER,
     BatchReducer,
     FailureReducer,
     Keeper,
@@ -31,7 +32,7 @@ from ._batches import (
     loky_pickler,
     pool_pickler,
 )
-from ._core import forget_images
+from ._core import forget_images, new_number
 from ._envelope import Exports, Writer
 from ._errors import UnsupportedJoblibError
 from ._subclasses import overlay
@@ -49,6 +50,7 @@ _FACTORY = "get_memmapping_executor"
 _stock: dict[Any, Callable[..., tuple[Table, Table]]] = {}
 _stock_factory: Any = None
 _stock_mode: Any = None
+_stock_init: Any = None
 
 # For whom the reusable executor was made.
 _executor_options: tuple[Options | None, bool] | None = None
@@ -234,6 +236,21 @@ def _make_factory(stock: Callable[..., Any]) -> Callable[..., Any]:
     return get_memmapping_executor
 
 
+def _make_init(stock: Callable[..., None]) -> Callable[..., None]:
+    """Wrap ``BatchedCalls.__init__``: a batch knows when it was made.
+
+    Many batches are made before the first is pickled, in a thread of the pool's: any
+    state that their arrays have in between is right, and looked at once.
+    """
+
+    @functools.wraps(stock)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        stock(self, *args, **kwargs)
+        setattr(self, NUMBER, new_number())
+
+    return __init__
+
+
 def _let_go_of_executor() -> None:
     """Make loky forget its executor, which ends when nobody uses it any more.
 
@@ -261,7 +278,7 @@ def put_in() -> None:
     UnsupportedJoblibError
         If joblib's internals are not as expected; joblib is then untouched.
     """
-    global _stock_factory, _stock_mode
+    global _stock_factory, _stock_mode, _stock_init
     _check_joblib()
     for module in _MODULES:
         _stock[module] = getattr(module, _NAME)
@@ -273,6 +290,8 @@ def put_in() -> None:
     setattr(executor, _FACTORY, classmethod(_make_factory(_stock_factory.__func__)))
     _stock_mode = _default_mode().default_value
     object.__setattr__(_default_mode(), "default_value", DefaultMode(_stock_mode))
+    _stock_init = joblib.parallel.BatchedCalls.__init__
+    joblib.parallel.BatchedCalls.__init__ = _make_init(_stock_init)
     expire_executor()
 
 
@@ -283,4 +302,5 @@ def take_out() -> None:
         setattr(module, _NAME, stock)
     setattr(joblib.executor.MemmappingExecutor, _FACTORY, _stock_factory)
     object.__setattr__(_default_mode(), "default_value", _stock_mode)
+    joblib.parallel.BatchedCalls.__init__ = _stock_init
     expire_executor()

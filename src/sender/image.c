@@ -162,11 +162,14 @@ int
 image_prove(Image *self, const Outgoing *message, const Plan *plan,
             bool is_immutable)
 {
+    if (image_is_proven(self, message, plan)) {
+        return 1;
+    }
     if (self->message != message->first_number) {
         ranges_clear(&self->proven);
         self->message = message->first_number;
     }
-    if (is_immutable || image_is_proven(self, message, plan)) {
+    if (is_immutable) {
         return 1;
     }
     self->is_busy = true;
@@ -235,7 +238,9 @@ bool
 image_is_proven(const Image *self, const Outgoing *message, const Plan *plan)
 {
     Range gap;
-    return self->message == message->first_number &&
+    bool counts = self->message == message->first_number ||
+                  (message->since != 0 && self->message > message->since);
+    return counts &&
            !ranges_find_gap(&self->proven, plan->low, plan->high, &gap);
 }
 

@@ -49,7 +49,8 @@ int image_prove(Image *image, const Outgoing *message, const Plan *plan,
  * REASON_COUNT with an exception. */
 Reason image_fill(Image *image, const Outgoing *message, const Plan *plan);
 
-/* The message has all of [low, high) as it is now. */
+/* The file has all of what the view spans as it is now, or has been since it
+ * was given to be sent. */
 bool image_is_proven(const Image *image, const Outgoing *message,
                      const Plan *plan);
 

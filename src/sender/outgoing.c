@@ -59,6 +59,13 @@ outgoing_is_own(PyObject *module, PyObject *array)
 }
 
 PyObject *
+outgoing_new_number(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    State *state = PyModule_GetState(module);
+    return PyLong_FromUnsignedLongLong(++state->message_count);
+}
+
+PyObject *
 outgoing_count_pending(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     Outgoing *message = outgoing_current(PyModule_GetState(module));
@@ -72,12 +79,14 @@ outgoing_count_pending(PyObject *module, PyObject *Py_UNUSED(ignored))
 static PyObject *
 outgoing_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"held", "export_min", "export_folder", "readers",
-                            NULL};
+    static char *names[] = {"held",    "export_min", "export_folder",
+                            "readers", "since",      NULL};
     PyObject *held = Py_None, *folder = Py_None;
     Py_ssize_t export_min = -1, readers = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OnOn:Outgoing", names,
-                                     &held, &export_min, &folder, &readers)) {
+    unsigned long long since = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OnOnK:Outgoing", names,
+                                     &held, &export_min, &folder, &readers,
+                                     &since)) {
         return NULL;
     }
     if (folder != Py_None && !PyBytes_CheckExact(folder)) {
@@ -95,6 +104,8 @@ outgoing_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     State *state = PyType_GetModuleState(type);
     self->state = state;
     self->number = self->first_number = ++state->message_count;
+    const Outgoing *outer = outgoing_current(state);
+    self->since = since == 0 && outer != NULL ? outer->since : (uint64_t)since;
     self->held = held == Py_None ? NULL : Py_NewRef(held);
     self->export_min = self->held != NULL ? (npy_intp)export_min : -1;
     self->readers = (npy_intp)readers;
@@ -274,13 +285,17 @@ static PyMethodDef outgoing_methods[] = {
 
 static PyType_Slot outgoing_slots[] = {
     {Py_tp_doc,
-     "Outgoing(held=None, export_min=-1, export_folder=None, readers=1)\n--\n\n"
+     "Outgoing(held=None, export_min=-1, export_folder=None, readers=1, "
+     "since=0)"
+     "\n--\n\n"
      "The message that this thread writes, until it is closed.\n\n"
      "What must outlive the message is appended to the list `held`. With it,\n"
      "arrays of more than `export_min` bytes go by memory files, unless that "
      "is\n"
      "negative; they are made in the folder of that name (bytes). They are\n"
-     "read-only where so many readers could not all have a copy."},
+     "read-only where so many readers could not all have a copy. `since`: a\n"
+     "number of before the arrays were given to be sent, or 0; a message in a\n"
+     "message has that of the outer one."},
     {Py_tp_new, outgoing_new},
     {Py_tp_dealloc, outgoing_dealloc},
     {Py_tp_traverse, outgoing_traverse},

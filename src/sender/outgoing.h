@@ -40,6 +40,9 @@ typedef struct {
     State *state;
     uint64_t number; /* never 0; changes with the parts of a batch */
     uint64_t first_number;
+    /* Drawn from the same numbers when what is written was given to joblib:
+     * what was looked at by a later message is as it is or has been since. */
+    uint64_t since;
     PyObject *held; /* list of what must outlive the message, or NULL */
     /* Arrays of more bytes go by memory files, which are made in that folder
      * (bytes; NULL: in memory). -1: none do. */
@@ -77,6 +80,9 @@ int outgoing_hold(State *state, PyObject *object);
  * in Python: 0 as it is; 1 for one task only; 2 an argument of several tasks.
  */
 PyObject *outgoing_is_own(PyObject *module, PyObject *array);
+
+/* samemap._core.new_number(): for Outgoing's `since`. */
+PyObject *outgoing_new_number(PyObject *module, PyObject *ignored);
 
 /* samemap._core.count_pending(): counts one more array that each task makes its
  * own, and returns the list of what the message holds, or None. */
