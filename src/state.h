@@ -135,6 +135,7 @@ typedef struct State {
     PyObject **images; /* owned */
     size_t image_count, image_room;
     WriteWatch watch;
+    bool is_arming; /* some thread does, without the GIL */
 
     PyObject *task_maps; /* borrowed list, or NULL: receiver/lost.c */
 

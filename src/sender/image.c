@@ -65,15 +65,39 @@ compare_memory(Image *self, char *low, char *high)
     return 1;
 }
 
+/* To watch pages anew takes from them what was seen: other images of this
+ * memory, of another owner or other elements, learn of writes no more. Both by
+ * turns would cost more than to compare. */
+static void
+take_over(const Image *self, uintptr_t low, uintptr_t high)
+{
+    const State *state = self->state;
+    for (size_t i = 0; i < state->image_count; i++) {
+        Image *other = (Image *)state->images[i];
+        if (other != self && other->watched_low < high &&
+            other->watched_high > low) {
+            other->changes = true;
+            image_unwatch(other);
+        }
+    }
+}
+
 /* Begins to watch [low, high): false if that can't be. */
 static bool
 watch(Image *self, uintptr_t low, uintptr_t high)
 {
     int result;
-    WriteWatch *watch = &self->state->watch;
+    State *state = self->state;
+    if (state->is_arming) {
+        /* What another thread arms now may be the same pages. */
+        return false;
+    }
+    take_over(self, low, high);
+    state->is_arming = true;
     Py_BEGIN_ALLOW_THREADS
-    result = writes_arm(watch, low, high);
+    result = writes_arm(&state->watch, low, high);
     Py_END_ALLOW_THREADS
+    state->is_arming = false;
     if (result < 0) {
         self->changes = true; /* or so it must be taken */
         return false;

@@ -315,5 +315,6 @@ images_after_fork(State *state)
 {
     /* First: what the parent watches stays watched. */
     writes_close(&state->watch);
+    state->is_arming = false;
     images_clear(state);
 }
