@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 
-pytestmark = [pytest.mark.needs_maps, pytest.mark.needs_descriptors]
+pytestmark = [
+    pytest.mark.needs_maps,
+    pytest.mark.needs_descriptors,
+    pytest.mark.filterwarnings("ignore::samemap.LostWritesWarning"),
+]
 
 N = 1_000_000  # float64: 8 MB
 
@@ -43,3 +47,61 @@ def test_watched_twice(backend, make):
         assert send(first) == first.sum() == 7
         memory[N // 2] = 8
         assert send(first) == first.sum() == 8
+
+
+def fill(number, *arrays):
+    """Write to one of the arrays, and tell what is seen in the others."""
+    others = list(arrays)
+    written = others.pop(number)
+    try:
+        written[...] = 5
+    except ValueError:
+        return "read-only"
+    return [float(other.sum()) for other in others]
+
+
+class Holder:
+    def __init__(self, array, part):
+        self.array = array
+        self.part = part
+
+    def fill_part(self, _):
+        return fill(0, self.part, self.part)
+
+
+def square():
+    return np.zeros((600, 500))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (lambda x: (x, x[::4]), [5 * 75_000]),
+        (lambda x: (x, x[0, :9], x[::4], x[0]), [5 * 9, 5 * 75_000, 5 * 500]),
+        (lambda x: (x[0, :9], x[0], x), [5 * 9, 5 * 9]),
+        (lambda x: (x[::4], x[::4, 1:]), "read-only"),
+        (lambda x: (x[::4], x[:50]), "read-only"),
+        (lambda x: (x[::4], square()[::4]), [0]),
+    ],
+)
+def test_views_alias(backend, batch_size, arguments, expected):
+    """Arguments that are views of one array alias in their task, in whichever order
+    they come; where some would not, they are read-only, as with joblib."""
+    options = {"n_jobs": 2, "batch_size": batch_size, "max_nbytes": 1000}
+    options["backend"] = backend
+    arrays = arguments(square())
+    found = Parallel(**options)(delayed(fill)(0, *arrays) for _ in range(3))
+    assert found == [expected] * 3
+    turned = arguments(square())[::-1]
+    found = Parallel(**options)(delayed(fill)(-1, *turned) for _ in range(3))
+    assert found == [expected[::-1] if isinstance(expected, list) else expected] * 3
+
+
+def test_small_part_in_object(backend):
+    """A small view in an object is a copy, writeable as with joblib, beside the array
+    that goes by a memory file."""
+    array = square()
+    holder = Holder(array, array[0, :9])
+    parallel = Parallel(n_jobs=2, backend=backend, max_nbytes=1000)
+    assert parallel(delayed(holder.fill_part)(i) for i in range(3)) == [[45]] * 3

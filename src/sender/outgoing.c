@@ -6,6 +6,7 @@
 #include "sender/receipts.h"
 #include "sender/results.h"
 #include "sender/scan.h"
+#include "sender/siblings.h"
 
 static Outgoing *
 of_link(ThreadLink *link)
@@ -88,6 +89,10 @@ outgoing_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "held must be a list or None");
         return NULL;
     }
+    if (readers < 1) {
+        PyErr_SetString(PyExc_ValueError, "readers must be positive");
+        return NULL;
+    }
     Outgoing *self = (Outgoing *)PyType_GenericAlloc(type, 0);
     if (self == NULL) {
         return NULL;
@@ -128,6 +133,7 @@ outgoing_dealloc(Outgoing *self)
     PyObject_GC_UnTrack(self);
     threadlist_remove(&self->state->outgoing, &self->link);
     idmap_clear(&self->arguments);
+    siblings_clear(self);
     outgoing_clear(self);
     PyObject_GC_Del(self);
     Py_DECREF(type);
@@ -224,6 +230,7 @@ outgoing_close(Outgoing *self, PyObject *Py_UNUSED(ignored))
 {
     threadlist_remove(&self->state->outgoing, &self->link);
     idmap_clear(&self->arguments);
+    siblings_clear(self);
     results_clear(self);
     return PyLong_FromUnsignedLongLong(self->pending);
 }

@@ -241,8 +241,13 @@ reduce_export(const Reducer *self, PyObject *array, Outgoing *message,
         count(self, &state->by_value[plan->reason], plan->nbytes);
         return reduce_copy(state, message, plan, writable, shared);
     }
-    PyObject *memory = is_large ? images_find(message, np_array, plan, counted)
-                                : images_join(message, np_array, plan);
+    PyObject *memory = NULL;
+    if (is_large) {
+        memory = images_find(message, np_array, plan, counted);
+    } else if (!is_deep) {
+        /* In an object it would be read-only, which a copy is not. */
+        memory = images_join(message, np_array, plan, counted);
+    }
     if (memory == NULL) {
         return NULL;
     }

@@ -6,6 +6,8 @@
  */
 #include "sender/scan.h"
 
+#include "sender/siblings.h"
+
 #define SHARED (-1)
 
 typedef struct {
@@ -110,6 +112,10 @@ visit_array(Scan *scan, PyObject *array)
 {
     PyObject *type = (PyObject *)Py_TYPE(array);
     int entered = enter(&scan->message->arguments, array, scan->task);
+    if (entered == 1 && !scan_is_shared(scan->message, array) &&
+        siblings_add(scan->message, (PyArrayObject *)array) < 0) {
+        return -1;
+    }
     if (entered != 1 || Py_TYPE(array) == &PyArray_Type) {
         return entered < 0 ? -1 : 0;
     }
