@@ -1,8 +1,11 @@
 """Arrays in ordinary memory arrive as they are when their message is written."""
 
+import pickle
+
 import numpy as np
 import pytest
 from joblib import Parallel, delayed
+from samemap import _core
 
 pytestmark = [
     pytest.mark.needs_maps,
@@ -105,3 +108,21 @@ def test_small_part_in_object(backend):
     holder = Holder(array, array[0, :9])
     parallel = Parallel(n_jobs=2, backend=backend, max_nbytes=1000)
     assert parallel(delayed(holder.fill_part)(i) for i in range(3)) == [[45]] * 3
+
+
+def test_unpickled_array(backend):
+    """An unpickled array lies on a bytes object, and is writeable all the same: what is
+    written to it arrives."""
+    array = pickle.loads(pickle.dumps(np.zeros(N), protocol=4))
+    assert type(array.base) is bytes
+    with Parallel(n_jobs=2, backend=backend) as parallel:
+        for value in range(4):
+            array[N // 2] = value
+            assert parallel([delayed(total)(array)]) == [value]
+
+
+@pytest.mark.parametrize("readers", [0, -1])
+def test_no_readers(readers):
+    """A message that nobody reads is refused: room is divided by their number."""
+    with pytest.raises(ValueError, match="positive"):
+        _core.Outgoing([], 1000, None, readers)

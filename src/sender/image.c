@@ -183,14 +183,13 @@ prove_memory(Image *self, const Plan *plan)
 }
 
 int
-image_prove(Image *self, const Outgoing *message, const Plan *plan,
-            bool is_immutable)
+image_prove(Image *self, const Outgoing *message, const Plan *plan)
 {
     if (self->message != message->first_number) {
         ranges_clear(&self->proven);
         self->message = message->first_number;
     }
-    if (is_immutable || image_is_proven(self, message, plan)) {
+    if (image_is_proven(self, message, plan)) {
         return 1;
     }
     self->is_busy = true;

@@ -184,8 +184,7 @@ get(State *state, const Request *request, Reason *reason)
     const bool listed = known == NULL || !known->is_busy;
     Image *self = listed ? (Image *)Py_XNewRef((PyObject *)known) : NULL;
     if (self != NULL) {
-        int same = image_prove(self, message, plan,
-                               PyBytes_CheckExact(request->owner.object));
+        int same = image_prove(self, message, plan);
         if (same != 1) {
             changes = true;
             forget(self);
