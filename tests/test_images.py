@@ -1,6 +1,7 @@
 """Arrays in ordinary memory arrive as they are when their message is written."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,3 +127,32 @@ def test_no_readers(readers):
     """A message that nobody reads is refused: room is divided by their number."""
     with pytest.raises(ValueError, match="positive"):
         _core.Outgoing([], 1000, None, readers)
+
+
+def watched_nbytes():
+    """Bytes of this process whose writes are watched."""
+    found = size = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("Size:"):
+            size = int(line.split()[1]) * 1024
+        elif line.startswith("VmFlags:") and "uw" in line.split():
+            found += size
+    return found
+
+
+def test_watch_grows(backend):
+    """What is sent as a whole after a part of it is watched as a whole, and still
+    arrives as it is."""
+    array = np.zeros(N)
+    with Parallel(n_jobs=2, backend=backend) as parallel:
+        for _ in range(3):
+            assert parallel([delayed(total)(array[: N // 4])]) == [0]
+        if watched_nbytes() == 0:
+            pytest.skip("this system doesn't watch writes")
+        for _ in range(3):
+            assert parallel([delayed(total)(array)]) == [0]
+        assert watched_nbytes() > 0.9 * array.nbytes
+        for place in (N // 8, N // 2, N // 8, N - 1):
+            array[place] += 1
+            assert parallel([delayed(total)(array)]) == [array.sum()]
+    assert watched_nbytes() == 0

@@ -159,22 +159,34 @@ remember(Image *self, char *low, char *high)
     return 0;
 }
 
+/* Watching [low, high), all that the file has, would pay: at least twice as
+ * much as is watched. What was filled later would be compared for ever. */
+static bool
+wants_watch(const Image *self, uintptr_t *low, uintptr_t *high)
+{
+    if (self->changes || self->filled.count == 0) {
+        return false;
+    }
+    const Range *last = &self->filled.items[self->filled.count - 1];
+    char *start = self->filled.items[0].low;
+    return writes_pages(start, (size_t)(last->high - start), low, high) &&
+           *high - *low >= 2 * (self->watched_high - self->watched_low);
+}
+
 /* What the file has of the memory that the view spans: 1, 0, or -1. */
 static int
 prove_memory(Image *self, const Plan *plan)
 {
     uintptr_t low, high;
-    if (!is_unwritten(self) && !self->changes && self->filled.count > 0) {
-        const Range *last = &self->filled.items[self->filled.count - 1];
-        char *start = self->filled.items[0].low;
+    is_unwritten(self); /* or else it isn't watched any more */
+    if (wants_watch(self, &low, &high)) {
         char *end =
             plan->high - plan->low > SAMPLE ? plan->low + SAMPLE : plan->high;
         if (!compare_memory(self, plan->low, end)) {
             return 0;
         }
-        if (writes_pages(start, (size_t)(last->high - start), &low, &high)) {
-            watch(self, low, high);
-        }
+        image_unwatch(self);
+        watch(self, low, high);
     }
     if (!compare_memory(self, plan->low, plan->high)) {
         return 0;
