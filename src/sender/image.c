@@ -67,19 +67,26 @@ compare_memory(Image *self, char *low, char *high)
 
 /* To watch pages anew takes from them what was seen: other images of this
  * memory, of another owner or other elements, learn of writes no more. Both by
- * turns would cost more than to compare. */
-static void
-take_over(const Image *self, uintptr_t low, uintptr_t high)
+ * turns would cost more than to compare, so one has to give way for good: false
+ * if that is this one, of some elements only. */
+static bool
+take_over(Image *self, uintptr_t low, uintptr_t high)
 {
     const State *state = self->state;
     for (size_t i = 0; i < state->image_count; i++) {
         Image *other = (Image *)state->images[i];
-        if (other != self && other->watched_low < high &&
-            other->watched_high > low) {
-            other->changes = true;
-            image_unwatch(other);
+        if (other == self || other->watched_low >= high ||
+            other->watched_high <= low) {
+            continue;
         }
+        if (self->is_compact) {
+            self->changes = true;
+            return false;
+        }
+        other->changes = true;
+        image_unwatch(other);
     }
+    return true;
 }
 
 /* Begins to watch [low, high): false if that can't be. */
@@ -92,7 +99,9 @@ watch(Image *self, uintptr_t low, uintptr_t high)
         /* What another thread arms now may be the same pages. */
         return false;
     }
-    take_over(self, low, high);
+    if (!take_over(self, low, high)) {
+        return false;
+    }
     state->is_arming = true;
     Py_BEGIN_ALLOW_THREADS
     result = writes_arm(&state->watch, low, high);
