@@ -82,6 +82,12 @@ typedef struct {
 
 typedef struct Export Export;
 
+/* Bytes that there was room for, at a time (milliseconds). */
+typedef struct {
+    int64_t bytes;
+    uint64_t time;
+} Room;
+
 /* A memory file of results that waits for its receipt: sender/receipts.c. */
 typedef struct {
     PyObject *export; /* owned */
@@ -124,8 +130,7 @@ typedef struct State {
 
     Export *exports; /* borrowed: all that are open. Writer: sender/export.c,
                       * as of these all */
-    int64_t export_room; /* bytes that there is room for, as of that time */
-    uint64_t export_room_time;
+    Room file_room, memory_room;
     LargePages large_pages;
 
     Receipt *receipts; /* writer: sender/receipts.c */
@@ -135,6 +140,7 @@ typedef struct State {
     PyObject **images; /* owned */
     size_t image_count, image_room;
     WriteWatch watch;
+    bool is_arming; /* some thread does, without the GIL */
 
     PyObject *task_maps; /* borrowed list, or NULL: receiver/lost.c */
 

@@ -137,6 +137,57 @@ def test_deep_in_an_object(send):
     assert send(is_writeable, *[(holder,)] * 4) == [(False, ramp().sum())] * 4
 
 
+class Part:
+    """An object that shows a part of an array that its method gets as well."""
+
+    def __init__(self, part):
+        self.part = part
+
+    def write(self, array):
+        with contextlib.suppress(ValueError):
+            array[5] = -1
+        return float(self.part[0]), float(array[5])
+
+
+def test_object_that_shows_an_argument(send):
+    """Where an object shows the memory of an argument, writes are refused, as a dump's.
+
+    They would be seen in the one and not in the other.
+    """
+    array = ramp()
+    calls = [delayed(Part(array[5:]).write)(array) for _ in range(4)]
+    assert Parallel(2, batch_size=2)(calls) == [(5, 5)] * 4
+
+
+@LOSES
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_wide_gaps_in_several_tasks(backend, batch_size):
+    """Views with wide gaps that are each in a task of its own are that task's own."""
+    array = ramp(8 * N)
+    views = [array[i::8] for i in range(4)]
+    found = Parallel(2, backend, batch_size=batch_size, pre_dispatch="all")(
+        delayed(add_and_return)(view) for view in views
+    )
+    for result, view in zip(found, views, strict=True):
+        np.testing.assert_array_equal(result, view + 1)
+
+
+def test_aborted_call_holds_nothing(backend):
+    """The error of a call that failed may be kept, and what its tasks held is gone."""
+    before = descriptors()
+    errors = []
+    for number in range(3):
+        with pytest.raises(KeyError) as caught:
+            Parallel(2, backend, pre_dispatch="all", batch_size=1)(
+                delayed(fail)(np.full(N, float(number + i))) for i in range(8)
+            )
+        errors.append(caught.value)
+    if backend == "loky":
+        get_reusable_executor().shutdown(wait=True)
+    gc.collect()
+    assert descriptors() == before
+
+
 def first_and_sum(array):
     return float(array[0]), float(array.sum())
 
@@ -367,6 +418,11 @@ import resource, sys
 import numpy as np, samemap
 from joblib import Parallel, delayed
 
+def limit():
+    fields = dict(line.split(":") for line in open("/proc/self/status"))
+    data = 1024 * int(fields["VmData"].split()[0]) + (8 << 20)
+    resource.setrlimit(resource.RLIMIT_DATA, (data, data))
+
 def look(array):
     return type(array).__name__, array.flags.writeable, float(array.sum())
 
@@ -390,9 +446,7 @@ def test_data_limit(backend):
     if backend == "multiprocessing":
         pytest.skip("a pool's workers have what their parent has")
     limited = LITTLE_ROOM.format(limit="").replace(
-        "Parallel(2, sys.argv[1])",
-        'Parallel(2, "loky", initializer=resource.setrlimit, '
-        "initargs=(resource.RLIMIT_DATA, (1, 1)))",
+        "Parallel(2, sys.argv[1])", 'Parallel(2, "loky", initializer=limit)'
     )
     found = run_script(limited, backend)
     assert found.strip() == "('ndarray', False, 2000000.0) True"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -23,8 +24,10 @@ from ._errors import SamemapError
 
 Ticket = tuple[int, int]
 
-# Attribute of a batch: the number that was the newest when it was made.
+# Attributes of a batch: the number that was the newest when it was made, and what its
+# message holds.
 NUMBER = "_samemap_number"
+HELD = "_samemap_held"
 
 _keepers: weakref.WeakValueDictionary[int, Keeper] = weakref.WeakValueDictionary()
 _keeper_numbers = itertools.count(1)
@@ -82,6 +85,30 @@ def release(ticket: Ticket | None) -> None:
         keeper.release(count)
 
 
+class Written:
+    """The batches that were written for one executor, as long as they exist.
+
+    loky may keep those of a call that was aborted for as long as the caller keeps its
+    error, though their workers are dead.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._batches: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def add(self, batch: Any) -> None:
+        """Note a batch that is being written."""
+        with self._lock:
+            self._batches.add(batch)
+
+    def let_go(self) -> None:
+        """Let go what the messages hold: nobody reads them any more."""
+        with self._lock:
+            batches = list(self._batches)
+        for batch in batches:
+            batch.__dict__.pop(HELD, None)
+
+
 class ByName:
     """Decorates a function so that pickling it is nothing but writing its name.
 
@@ -114,6 +141,8 @@ class BatchReducer:
         Called in the worker before each batch; pickled along with it.
     keeper : Keeper, optional
         None for a pool that keeps each batch until its results are back.
+    written : Written, optional
+        Of that pool.
     """
 
     def __init__(
@@ -121,10 +150,12 @@ class BatchReducer:
         writer: Writer | None,
         prepare: Callable[[], None] | None = None,
         keeper: Keeper | None = None,
+        written: Written | None = None,
     ) -> None:
         self.writer = writer
         self.prepare = prepare
         self.keeper = keeper
+        self.written = written
 
     def __reduce__(self) -> tuple[type[BatchReducer], tuple[Any, ...]]:
         return BatchReducer, (None,)
@@ -136,7 +167,9 @@ class BatchReducer:
             ticket, held = self.keeper.hold()
         else:
             # Not longer than the batch: the executor outlives a call that fails.
-            held = batch.__dict__.setdefault("_samemap_held", [])
+            held = batch.__dict__.setdefault(HELD, [])
+            if self.written is not None:
+                self.written.add(batch)
         cls, (tasks, *rest) = batch.__reduce__()
         try:
             since = batch.__dict__.get(NUMBER, 0)

@@ -29,6 +29,7 @@ from ._batches import (
     Keeper,
     Results,
     ResultsReducer,
+    Written,
     loky_pickler,
     pool_pickler,
 )
@@ -114,29 +115,26 @@ class DefaultMode(str):
         return str, (self.plain(),)
 
 
-def _make_exports(manager: Any, min_nbytes: int, of_loky: bool) -> Exports | None:
-    """Tell how ordinary memory goes, for the reducers of one pool.
+def _find_cleaner(temp_folder_resolver: Any) -> _Cleaner | None:
+    """Put ourselves before the clean-up of one pool; None: it has none that we know.
 
-    Parameters
-    ----------
-    manager : joblib's TemporaryResourcesManager
-        Knows of the end of calls, when it removes the files of a call.
-    min_nbytes : int
-    of_loky : bool
-        The pool is loky's reusable executor, whose size is known.
+    It belongs to joblib's TemporaryResourcesManager, of which reducers get a method.
     """
+    manager = getattr(temp_folder_resolver, "__self__", None)
     clean = getattr(manager, "_clean_temporary_resources", None)
     if clean is None:
         return None
     if not isinstance(clean, _Cleaner):
-        manager._clean_temporary_resources = _Cleaner(clean)
-    # As in joblib's _get_temp_dir.
-    folder = manager._temp_folder_root or os.environ.get("JOBLIB_TEMP_FOLDER")
-    return Exports(
-        min_nbytes,
-        os.fsencode(folder) if folder else None,
-        _count_loky_workers if of_loky else joblib.cpu_count,
-    )
+        clean = _Cleaner(clean)
+        manager._clean_temporary_resources = clean  # type: ignore[union-attr]
+    return clean
+
+
+def _find_folder(temp_folder_resolver: Any) -> bytes | None:
+    """Return the temporary folder that the user named, as joblib finds it."""
+    named = temp_folder_resolver.__self__._temp_folder_root
+    folder = named or os.environ.get("JOBLIB_TEMP_FOLDER")
+    return os.fsencode(folder) if folder else None
 
 
 def _count_loky_workers() -> int:
@@ -151,10 +149,16 @@ class _Cleaner:
 
     def __init__(self, clean: Callable[..., None]) -> None:
         self._clean = clean
+        self.written = Written()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
+    def __call__(
+        self, context_id: Any = None, force: bool = False, **kwargs: Any
+    ) -> None:
         forget_images()
-        self._clean(*args, **kwargs)
+        if force:
+            # The workers were killed.
+            self.written.let_go()
+        self._clean(context_id, force=force, **kwargs)
         _lost.warn()
 
 
@@ -184,11 +188,13 @@ def _make_reducers(
         max_nbytes = bound.arguments["max_nbytes"]
         max_nbytes = None if max_nbytes is None else int(max_nbytes)
         ours = make_table(options, stock=forward[np.ndarray], max_nbytes=max_nbytes)
-        exports = None
+        exports = cleaner = None
         if options.memory and isinstance(mode, DefaultMode) and max_nbytes is not None:
             resolver = bound.arguments["temp_folder_resolver"]
-            manager = getattr(resolver, "__self__", None)
-            exports = _make_exports(manager, max_nbytes, keeps_batches)
+            cleaner = _find_cleaner(resolver)
+        if cleaner is not None:
+            count = _count_loky_workers if keeps_batches else joblib.cpu_count
+            exports = Exports(max_nbytes, _find_folder(resolver), count)
         # A worker that imports samemap installs the defaults by itself.
         default = options == Options() and os.environ.get("SAMEMAP") != "0"
         prepare = None if default else functools.partial(adopt, options)
@@ -197,7 +203,10 @@ def _make_reducers(
         # Copies: the envelopes' picklers have no use for the entries added here.
         writer = Writer(pickler_class, dict(forward), exports)
         forward[joblib.parallel.BatchedCalls] = BatchReducer(
-            writer, prepare, None if keeps_batches else Keeper()
+            writer,
+            prepare,
+            None if keeps_batches else Keeper(),
+            cleaner.written if cleaner is not None and keeps_batches else None,
         )
         writer = Writer(pickler_class, dict(backward))
         backward[Results] = ResultsReducer(writer, options.memory)

@@ -9,6 +9,7 @@
 #include "mapping.h"
 #include "os/clock.h"
 #include "os/descriptor.h"
+#include "os/room.h"
 #include "registry.h"
 #include "wire/reference.h"
 
@@ -22,22 +23,26 @@
 
 #define PATH_SIZE 64
 
-bool
-export_has_room(const Export *self, npy_intp size)
+/* There is room for so many bytes: in the file or, if that is NULL, in memory.
+ */
+static bool
+has_room(Room *room, const MemFile *file, npy_intp size)
 {
-    State *state = self->state;
-    const MemFile file = self->file;
     uint64_t now = clock_milliseconds();
-    if (now - state->export_room_time > ROOM_AGE ||
-        state->export_room < 4 * size) {
-        int64_t room;
+    if (now - room->time > ROOM_AGE || room->bytes / 4 < size) {
+        int64_t bytes;
         Py_BEGIN_ALLOW_THREADS
-        room = memfile_room(&file);
+        bytes = file != NULL ? memfile_room(file) : room_in_memory("");
         Py_END_ALLOW_THREADS
-        state->export_room = room;
-        state->export_room_time = now;
+        *room = (Room){bytes, now};
     }
-    return state->export_room >= size;
+    return room->bytes >= size;
+}
+
+bool
+export_has_memory(State *state, npy_intp size)
+{
+    return has_room(&state->memory_room, NULL, size);
 }
 
 static Reason
@@ -102,10 +107,10 @@ export_fill(Export *self, npy_intp offset, const char *data, npy_intp length)
     int result, error;
     State *state = self->state;
     const MemFile file = self->file;
-    if (!export_has_room(self, length)) {
+    if (!has_room(&state->file_room, &file, length)) {
         return REASON_NO_ROOM;
     }
-    state->export_room -= length;
+    state->file_room.bytes -= length;
     Py_BEGIN_ALLOW_THREADS
     result =
         memfile_fill(&file, &state->large_pages, offset, data, (size_t)length);

@@ -39,8 +39,9 @@ Export *export_new(State *state, const char *folder, npy_intp size,
 Reason export_fill(Export *export, npy_intp offset, const char *data,
                    npy_intp length);
 
-/* There is room for so many bytes more, as of now or a moment ago. */
-bool export_has_room(const Export *export, npy_intp size);
+/* There is memory for so many bytes more in private pages, as of now or a
+ * moment ago. */
+bool export_has_memory(State *state, npy_intp size);
 
 /* Forbids that the file grows and, if asked, shrinks: REASON_NONE, or why not.
  */

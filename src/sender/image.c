@@ -65,15 +65,48 @@ compare_memory(Image *self, char *low, char *high)
     return 1;
 }
 
+/* To watch pages anew takes from them what was seen: other images of this
+ * memory, of another owner or other elements, learn of writes no more. Both by
+ * turns would cost more than to compare, so one has to give way for good: false
+ * if that is this one, of some elements only. */
+static bool
+take_over(Image *self, uintptr_t low, uintptr_t high)
+{
+    const State *state = self->state;
+    for (size_t i = 0; i < state->image_count; i++) {
+        Image *other = (Image *)state->images[i];
+        if (other == self || other->watched_low >= high ||
+            other->watched_high <= low) {
+            continue;
+        }
+        if (self->is_compact) {
+            self->changes = true;
+            return false;
+        }
+        other->changes = true;
+        image_unwatch(other);
+    }
+    return true;
+}
+
 /* Begins to watch [low, high): false if that can't be. */
 static bool
 watch(Image *self, uintptr_t low, uintptr_t high)
 {
     int result;
-    WriteWatch *watch = &self->state->watch;
+    State *state = self->state;
+    if (state->is_arming) {
+        /* What another thread arms now may be the same pages. */
+        return false;
+    }
+    if (!take_over(self, low, high)) {
+        return false;
+    }
+    state->is_arming = true;
     Py_BEGIN_ALLOW_THREADS
-    result = writes_arm(watch, low, high);
+    result = writes_arm(&state->watch, low, high);
     Py_END_ALLOW_THREADS
+    state->is_arming = false;
     if (result < 0) {
         self->changes = true; /* or so it must be taken */
         return false;
@@ -135,22 +168,34 @@ remember(Image *self, char *low, char *high)
     return 0;
 }
 
+/* Watching [low, high), all that the file has, would pay: at least twice as
+ * much as is watched. What was filled later would be compared for ever. */
+static bool
+wants_watch(const Image *self, uintptr_t *low, uintptr_t *high)
+{
+    if (self->changes || self->filled.count == 0) {
+        return false;
+    }
+    const Range *last = &self->filled.items[self->filled.count - 1];
+    char *start = self->filled.items[0].low;
+    return writes_pages(start, (size_t)(last->high - start), low, high) &&
+           *high - *low >= 2 * (self->watched_high - self->watched_low);
+}
+
 /* What the file has of the memory that the view spans: 1, 0, or -1. */
 static int
 prove_memory(Image *self, const Plan *plan)
 {
     uintptr_t low, high;
-    if (!is_unwritten(self) && !self->changes && self->filled.count > 0) {
-        const Range *last = &self->filled.items[self->filled.count - 1];
-        char *start = self->filled.items[0].low;
+    is_unwritten(self); /* or else it isn't watched any more */
+    if (wants_watch(self, &low, &high)) {
         char *end =
             plan->high - plan->low > SAMPLE ? plan->low + SAMPLE : plan->high;
         if (!compare_memory(self, plan->low, end)) {
             return 0;
         }
-        if (writes_pages(start, (size_t)(last->high - start), &low, &high)) {
-            watch(self, low, high);
-        }
+        image_unwatch(self);
+        watch(self, low, high);
     }
     if (!compare_memory(self, plan->low, plan->high)) {
         return 0;
@@ -159,8 +204,7 @@ prove_memory(Image *self, const Plan *plan)
 }
 
 int
-image_prove(Image *self, const Outgoing *message, const Plan *plan,
-            bool is_immutable)
+image_prove(Image *self, const Outgoing *message, const Plan *plan)
 {
     if (image_is_proven(self, message, plan)) {
         return 1;
@@ -168,9 +212,6 @@ image_prove(Image *self, const Outgoing *message, const Plan *plan,
     if (self->message != message->first_number) {
         ranges_clear(&self->proven);
         self->message = message->first_number;
-    }
-    if (is_immutable) {
-        return 1;
     }
     self->is_busy = true;
     int same = self->is_compact ? prove_elements(self, plan)

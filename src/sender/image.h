@@ -41,9 +41,9 @@ Image *image_new(const Outgoing *message, char *low, char *high,
                  const Compact *compact, Reason *reason);
 
 /* What the file has of the view is what the memory has now: 1, 0, or -1 with an
- * exception. Asked once a message, unless the memory `is_immutable`. */
-int image_prove(Image *image, const Outgoing *message, const Plan *plan,
-                bool is_immutable);
+ * exception. Asked once a message, of bytes objects too: an array that was
+ * unpickled is a writeable one on such. */
+int image_prove(Image *image, const Outgoing *message, const Plan *plan);
 
 /* Writes what the file has not of the view: REASON_NONE, or why not, or
  * REASON_COUNT with an exception. */

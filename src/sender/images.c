@@ -7,6 +7,7 @@
 
 #include "sender/image.h"
 #include "sender/owner.h"
+#include "sender/siblings.h"
 
 #include <string.h>
 
@@ -138,7 +139,9 @@ wants_compact(const State *state, const Request *request)
     if (request->low == request->high) {
         return true;
     }
-    if (span - used <= used / 2) {
+    if (!siblings_is_sparse(used, span) ||
+        siblings_cover(request->message, request->owner.last_array, plan->low,
+                       plan->high)) {
         return false;
     }
     for (size_t i = 0; i < state->image_count; i++) {
@@ -181,8 +184,7 @@ get(State *state, const Request *request, Reason *reason)
     const bool listed = known == NULL || !known->is_busy;
     Image *self = listed ? (Image *)Py_XNewRef((PyObject *)known) : NULL;
     if (self != NULL) {
-        int same = image_prove(self, message, plan,
-                               PyBytes_CheckExact(request->owner.object));
+        int same = image_prove(self, message, plan);
         if (same != 1) {
             changes = true;
             forget(self);
@@ -234,7 +236,13 @@ make_request(Outgoing *message, PyArrayObject *array, const Plan *plan,
 static PyObject *
 use(Image *self, const Request *request, Plan *plan)
 {
+    const void *last = request->owner.last_array;
     image_use(self, plan);
+    if (siblings_are_apart(request->message, last)) {
+        /* As a dump is. */
+        plan->layout.flags &= ~(unsigned)LAYOUT_WRITEABLE;
+        plan->layout.flags |= LAYOUT_LOCKED;
+    }
     if (request->owner.locked ||
         !PyArray_ISWRITEABLE((PyArrayObject *)request->owner.last_array)) {
         plan->layout.flags |= LAYOUT_LOCKED;
@@ -270,15 +278,23 @@ images_find(Outgoing *message, PyArrayObject *array, Plan *plan, Reason *reason)
 }
 
 PyObject *
-images_join(Outgoing *message, PyArrayObject *array, Plan *plan)
+images_join(Outgoing *message, PyArrayObject *array, Plan *plan, Reason *reason)
 {
     Request request;
     State *state = message->state;
-    if (state->image_count == 0) {
+    if (state->image_count == 0 && message->owners.count == 0) {
         return NULL;
     }
     if (make_request(message, array, plan, &request) < 0) {
         return NULL;
+    }
+    const void *last = request.owner.last_array;
+    if (siblings_are_apart(message, last)) {
+        return NULL;
+    }
+    if (siblings_cover(message, last, plan->low, plan->high)) {
+        /* It will be asked for as part of another one. */
+        return images_find(message, array, plan, reason);
     }
     Image *image = find(state, &request, false);
     if (image == NULL || image->is_busy ||
@@ -315,5 +331,6 @@ images_after_fork(State *state)
 {
     /* First: what the parent watches stays watched. */
     writes_close(&state->watch);
+    state->is_arming = false;
     images_clear(state);
 }

@@ -10,9 +10,10 @@
 PyObject *images_find(Outgoing *message, PyArrayObject *array, Plan *plan,
                       Reason *reason);
 
-/* The same if there is one for other views of this message already; NULL
+/* The same if there is one for other views of this message, or will be; NULL
  * without an exception, if not. */
-PyObject *images_join(Outgoing *message, PyArrayObject *array, Plan *plan);
+PyObject *images_join(Outgoing *message, PyArrayObject *array, Plan *plan,
+                      Reason *reason);
 
 /* samemap._core.forget_images(): what was made is not used for new messages. */
 PyObject *images_forget(PyObject *module, PyObject *ignored);

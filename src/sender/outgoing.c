@@ -6,6 +6,7 @@
 #include "sender/receipts.h"
 #include "sender/results.h"
 #include "sender/scan.h"
+#include "sender/siblings.h"
 
 static Outgoing *
 of_link(ThreadLink *link)
@@ -49,8 +50,9 @@ outgoing_is_own(PyObject *module, PyObject *array)
 {
     Outgoing *message = outgoing_current(PyModule_GetState(module));
     long own = 0;
-    if (message != NULL) {
-        scan_meet(message, array);
+    if (message != NULL && PyArray_Check(array) &&
+        scan_meet(message, array) < 0) {
+        return NULL;
     }
     if (message != NULL && message->phase == PHASE_TASKS) {
         own = scan_is_shared(message, array) ? 2 : 1;
@@ -97,6 +99,10 @@ outgoing_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "held must be a list or None");
         return NULL;
     }
+    if (readers < 1) {
+        PyErr_SetString(PyExc_ValueError, "readers must be positive");
+        return NULL;
+    }
     Outgoing *self = (Outgoing *)PyType_GenericAlloc(type, 0);
     if (self == NULL) {
         return NULL;
@@ -139,6 +145,7 @@ outgoing_dealloc(Outgoing *self)
     PyObject_GC_UnTrack(self);
     threadlist_remove(&self->state->outgoing, &self->link);
     idmap_clear(&self->arguments);
+    siblings_clear(self);
     outgoing_clear(self);
     PyObject_GC_Del(self);
     Py_DECREF(type);
@@ -235,6 +242,7 @@ outgoing_close(Outgoing *self, PyObject *Py_UNUSED(ignored))
 {
     threadlist_remove(&self->state->outgoing, &self->link);
     idmap_clear(&self->arguments);
+    siblings_clear(self);
     results_clear(self);
     return PyLong_FromUnsignedLongLong(self->pending);
 }

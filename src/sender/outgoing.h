@@ -34,6 +34,8 @@ typedef struct {
     PyObject *export; /* owned, or NULL while there is none */
 } Span;
 
+struct Siblings; /* siblings.h */
+
 typedef struct {
     PyObject_HEAD
     ThreadLink link;
@@ -53,6 +55,10 @@ typedef struct {
     /* What the tasks hold, see scan.h, or what was found of the results.
      * Writers: scan.c, results.c. */
     IdMap arguments;
+    /* By the owners of their memory, as indices. Writer: siblings.c. */
+    IdMap owners;
+    struct Siblings *siblings;
+    size_t siblings_room;
     /* An object of one task led to an argument. Writer: scan.c. */
     bool entangled;
     /* Arrays that each task makes its own. Writers: reduce.c, and outgoing.c

@@ -241,15 +241,19 @@ reduce_export(const Reducer *self, PyObject *array, Outgoing *message,
         count(self, &state->by_value[plan->reason], plan->nbytes);
         return reduce_copy(state, message, plan, writable, shared);
     }
-    PyObject *memory = is_large ? images_find(message, np_array, plan, counted)
-                                : images_join(message, np_array, plan);
+    PyObject *memory = NULL;
+    if (is_large) {
+        memory = images_find(message, np_array, plan, counted);
+    } else if (!is_deep) {
+        /* In an object it would be read-only, which a copy is not. */
+        memory = images_join(message, np_array, plan, counted);
+    }
     if (memory == NULL) {
         return NULL;
     }
     const npy_intp span = plan->high - plan->low;
-    const bool has_room =
-        span <= NPY_MAX_INTP / message->readers &&
-        export_has_room((const Export *)memory, span * message->readers);
+    const bool has_room = span <= NPY_MAX_INTP / message->readers &&
+                          export_has_memory(state, span * message->readers);
     plan->layout.flags &= ~(unsigned)LAYOUT_HAS_MMAP;
     if (plan->memmap != NULL) {
         core_set(&memory, memmap_with_memory(plan->memmap, memory));
@@ -331,23 +335,22 @@ reduce_planned(Reducer *self, PyObject *array, Outgoing *message, Plan *plan,
     return reduce_copy(state, message, plan, writable, shared);
 }
 
-/* The array is not one that a task has as an argument, or it may be shared with
- * other tasks all the same. */
-static bool
+/* 1: the array is not one that a task has as an argument, or it may be shared
+ * with other tasks all the same. 0 if not, or -1 with an exception. */
+static int
 is_deep(Outgoing *message, PyObject *array)
 {
     if (message == NULL) {
-        return false;
+        return 0;
     }
     switch (message->phase) {
     case PHASE_OWN_OBJECTS:
     case PHASE_OBJECTS:
-        scan_meet(message, array);
-        return true;
+        return scan_meet(message, array) < 0 ? -1 : 1;
     case PHASE_PART:
         return !scan_is_argument(message, array);
     default:
-        return false;
+        return 0;
     }
 }
 
@@ -364,9 +367,13 @@ reducer_reduce(Reducer *self, PyObject *array)
         return NULL;
     }
     Outgoing *message = outgoing_current(state);
+    int deep = is_deep(message, array);
+    if (deep < 0) {
+        return NULL;
+    }
     Terms terms = {
         .direction = self->direction,
-        .is_deep = is_deep(message, array),
+        .is_deep = deep == 1,
         .write_through = self->write_through,
         .max_nbytes = self->max_nbytes,
         .message = outgoing_number(message),

@@ -6,6 +6,8 @@
  */
 #include "sender/scan.h"
 
+#include "sender/siblings.h"
+
 #define SHARED (-1)
 
 typedef struct {
@@ -33,18 +35,19 @@ scan_is_argument(const Outgoing *message, PyObject *array)
     return idmap_find(&message->arguments, array) != NULL;
 }
 
-void
+int
 scan_meet(Outgoing *message, PyObject *array)
 {
     intptr_t *task = idmap_find(&message->arguments, array);
     if (task == NULL) {
-        return;
+        return siblings_meet(message, (PyArrayObject *)array);
     }
     if (message->phase == PHASE_OWN_OBJECTS) {
         message->entangled = true;
     } else if (message->phase == PHASE_OBJECTS) {
         *task = SHARED;
     }
+    return 0;
 }
 
 /* 1: this task is the first or second one that gets to `object`, which is to be
@@ -110,6 +113,11 @@ visit_array(Scan *scan, PyObject *array)
 {
     PyObject *type = (PyObject *)Py_TYPE(array);
     int entered = enter(&scan->message->arguments, array, scan->task);
+    if (entered == 1 &&
+        siblings_add(scan->message, (PyArrayObject *)array, scan->task,
+                     scan_is_shared(scan->message, array)) < 0) {
+        return -1;
+    }
     if (entered != 1 || Py_TYPE(array) == &PyArray_Type) {
         return entered < 0 ? -1 : 0;
     }

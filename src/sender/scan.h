@@ -19,8 +19,8 @@ bool scan_is_shared(const Outgoing *message, PyObject *object);
 
 /* An object, which is being written, leads to the array. If that is an argument
  * as well, an object of several tasks makes it shared, and one of a task alone
- * entangles the message. */
-void scan_meet(Outgoing *message, PyObject *array);
+ * entangles the message. 0, or -1 with an exception. */
+int scan_meet(Outgoing *message, PyObject *array);
 
 /* Some task gets to the array so. */
 bool scan_is_argument(const Outgoing *message, PyObject *array);
