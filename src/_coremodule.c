@@ -20,7 +20,7 @@
 #include "sender/outgoing.h"
 #include "sender/owner.h"
 #include "sender/receipts.h"
-#include "sender/reduce.h"
+#include "sender/reducer.h"
 #include "sender/scan.h"
 #include "sender/shared.h"
 #include "state.h"

@@ -2,8 +2,10 @@
 
 ``get_memmapping_reducers`` is replaced in ``joblib.executor`` (loky) and in
 ``joblib.pool`` (multiprocessing), and loky's reusable executor is asked for through
-a function of ours, which has one made with other options replaced. Everything else
-stays joblib's. The functions do what the caller's options say (_switch.py).
+a function of ours, which has one made with other options replaced. The default of
+``mmap_mode`` becomes one that is known again, batches note when they are made, and the
+clean-up after a call tells us of its end. Everything else stays joblib's. The functions
+do what the caller's options say (_switch.py).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import joblib.executor
 import joblib.parallel
 import joblib.pool
 import numpy as np
+from joblib._memmapping_reducer import TemporaryResourcesManager
 from joblib.externals.loky import process_executor, reusable_executor
 
 from . import _lost
@@ -75,6 +78,8 @@ def _check_joblib() -> None:
             raise _unsupported(f"{module.__name__} has no {_NAME}")
         if not set(inspect.signature(reducers).parameters) >= _ARGUMENTS:
             raise _unsupported(f"{module.__name__}.{_NAME} takes other arguments")
+    if not hasattr(TemporaryResourcesManager, "_clean_temporary_resources"):
+        raise _unsupported("temporary folders are cleaned up otherwise")
     if not hasattr(joblib.executor, "_executor_args"):
         raise _unsupported("joblib.executor has no _executor_args")
     executor = getattr(joblib.executor, "MemmappingExecutor", None)
@@ -132,7 +137,7 @@ def _find_cleaner(temp_folder_resolver: Any) -> _Cleaner | None:
 
 def _find_folder(temp_folder_resolver: Any) -> bytes | None:
     """Return the temporary folder that the user named, as joblib finds it."""
-    named = temp_folder_resolver.__self__._temp_folder_root
+    named = getattr(temp_folder_resolver.__self__, "_temp_folder_root", None)
     folder = named or os.environ.get("JOBLIB_TEMP_FOLDER")
     return os.fsencode(folder) if folder else None
 
