@@ -1,7 +1,9 @@
 """Real workers of both pools, and files to map."""
 
 import mmap
+import os
 
+import joblib.pool
 import numpy as np
 import pytest
 import samemap  # noqa: F401  (the import installs)
@@ -48,6 +50,37 @@ def no_workers_left():
     """Stop loky's reusable executor, which would outlive the tests."""
     yield
     get_reusable_executor().shutdown(wait=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pools_end():
+    """Let pools of multiprocessing end whose workers are killed.
+
+    A worker that is killed while it sends a result keeps the queue's lock, for which
+    `Pool.terminate` then waits for ever; with stock joblib, too. Here not so long.
+    """
+    queue, caller = joblib.pool.CustomizablePicklingQueue, os.getpid()
+    make = queue._make_methods
+
+    def _make_methods(self):
+        make(self)
+        stock = self.put
+
+        def put(obj):
+            if os.getpid() != caller:
+                return stock(obj)
+            held = self._wlock.acquire(timeout=20)
+            try:
+                return self._send(obj)
+            finally:
+                if held:
+                    self._wlock.release()
+
+        self.put = put
+
+    queue._make_methods = _make_methods
+    yield
+    queue._make_methods = make
 
 
 @pytest.fixture(params=["loky", "multiprocessing"])
