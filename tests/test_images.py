@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 from samemap import _core
+from samemap._batches import pool_pickler
+from samemap._envelope import Exports, Writer, read_tasks
+from samemap._tables import Options, make_table
 
 pytestmark = [
     pytest.mark.needs_maps,
@@ -19,6 +22,36 @@ N = 1_000_000  # float64: 8 MB
 
 def total(array):
     return float(array.sum())
+
+
+def run_first(message):
+    function, args, kwargs = read_tasks(message)[0]
+    return function(*args, **kwargs)
+
+
+def test_batches_made_before_a_proof():
+    """What was found after a batch was made counts for it, and for no later one."""
+    table = make_table(Options(), stock=bytes, max_nbytes=1000)
+    writer = Writer(pool_pickler, table, Exports(1000, None, lambda: 1))
+    array, held = np.zeros(N), []
+
+    def send(since):
+        return run_first(writer.write_tasks([(total, (array,), {})], held, since))
+
+    early = _core.new_number()
+    assert send(early) == 0
+    array += 1
+    late = _core.new_number()
+    # It was given to be sent before it was changed: both states are right.
+    assert send(early) == 0
+    assert send(late) == N
+    array += 1
+    assert send(late) == N
+    assert send(_core.new_number()) == 2 * N
+    assert send(0) == 2 * N
+    array += 1
+    assert send(0) == 3 * N
+    _core.forget_images()
 
 
 def elements_of_one_array():

@@ -260,7 +260,9 @@ image_fill(Image *self, const Outgoing *message, const Plan *plan)
     Reason reason = fill(self, plan);
     self->is_busy = false;
     if (reason == REASON_NONE) {
-        self->message = message->first_number;
+        /* A proof of an earlier message gets no younger. */
+        self->message =
+            self->message != 0 ? self->message : message->first_number;
         if (ranges_add(&self->proven, plan->low, plan->high) < 0) {
             reason = REASON_COUNT;
         }
