@@ -7,6 +7,7 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from samemap import _core
 from samemap._cli import doctor as command
 from samemap._cli.main import main
 from support import machine, seccomp
+from support.compiled import build, run
 from support.scripts import mounted, run_script
 
 linux = pytest.mark.skipif(not machine.ASKS, reason="built to ask no system")
@@ -100,6 +102,60 @@ def test_probe_tells_limits(tmp_path):
         assert again == facts["descriptors_in_use"] + 1
 
 
+@linux
+def test_probe_makes_memory_files():
+    """A memfd where the system gives one, and large pages unless it has none."""
+    facts = _core.probe()
+    try:
+        os.close(os.memfd_create("test"))
+    except OSError:
+        assert facts["memory_file"] != "memfd"
+    else:
+        assert facts["memory_file"] == "memfd"
+        assert facts["file_room"] is None or facts["file_room"] > 0
+
+
+@linux
+def test_probe_watches(tmp_path):
+    """Writes are watched where a program in C finds them to be."""
+    files = ("writes_linux.c", "seccomp_linux.c", "textfile.c", "page.c")
+    run(build(tmp_path, "writes", *files), "seen", "nothing", 0)  # skips
+    assert _core.probe()["writes"] == "watched"
+
+
+@linux
+def test_probe_has_large_pages(tmp_path):
+    """Large pages are had where a program in C gets them."""
+    names = ("memfile_linux", "seccomp_linux", "room_linux", "textfile", "page")
+    program = build(tmp_path, "memfile", *(f"{name}.c" for name in names))
+    told = run(program, "fill", 1 << 23, 0, 1 << 23, "")
+    if told["refused"] == "0":
+        # Late is for memory that is in pieces now.
+        assert _core.probe()["large_pages"] in ("yes", "late")
+    else:
+        assert _core.probe()["large_pages"] in ("no", "late")
+
+
+@linux
+def test_probe_with_a_driver(tmp_path):
+    """Beside a library by which devices write to memory nothing is said to be seen."""
+    if _core.probe()["writes"] != "watched":
+        pytest.skip("nothing is watched here")
+    library = tmp_path / "libcuda.so.1"
+    library.write_bytes(Path(_core.__file__).read_bytes())
+    printed = run_script(
+        """
+        import ctypes, sys
+        from samemap import _core
+
+        library = ctypes.CDLL(sys.argv[1])
+        print(_core.probe()["writes"])
+        """,
+        library,
+    )
+    assert printed == "unseen\n"
+
+
 def test_probe_leaves_nothing():
     """Looking costs no descriptors and no maps, and disturbs no watch."""
     if not machine.MAPS:
@@ -153,6 +209,18 @@ def test_without_memfd(action):
 
 
 @linux
+@pytest.mark.needs_maps
+def test_older_kernel():
+    """Where the newer ways are unknown, the older ones are told; nothing is missing."""
+    unknown = 0x00050000 | errno.ENOTTY
+    done = doctor(before=seccomp.forbidding("ioctl", unknown))
+    told = levels(done.stdout)
+    assert told["map table"] == told["watched memory"] == "falls back"
+    assert told["pagemap"] == ("falls back" if machine.PAGEMAP else "missing")
+    assert "the text of /proc/self/maps is read" in words(done.stdout)
+
+
+@linux
 def test_without_large_pages():
     """Without MADV_COLLAPSE memory files are of small pages, and so it is said."""
     done = doctor(before=seccomp.forbidding("madvise", seccomp.REFUSE))
@@ -178,11 +246,13 @@ def test_with_little_room():
     """A small limit for files is told, with what it means."""
     limit = resource.RLIMIT_FSIZE
     hard = resource.getrlimit(limit)[1]
-    done = doctor(before=lambda: resource.setrlimit(limit, (50_000_000, hard)))
+    done = doctor(before=lambda: resource.setrlimit(limit, (5_000_000, hard)))
     told = levels(done.stdout)
     assert told["memory files"] == "ok"
     assert told["file size"] == "falls back"
-    assert "50.0 MB for a memory file" in words(done.stdout)
+    assert "5.0 MB for a memory file" in words(done.stdout)
+    assert told["2 MB pages"] == "falls back"
+    assert "there is no room to try" in words(done.stdout)
 
 
 @linux

@@ -337,9 +337,7 @@ def _descriptors_of_others(facts: Facts) -> Finding:
 # ---- Room --------------------------------------------------------------------
 
 
-def _in_words(nbytes: int | None) -> str:
-    if nbytes is None:
-        return "no limit known"
+def _in_words(nbytes: int) -> str:
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
         if nbytes >= size:
             return f"{nbytes / size:.1f} {unit}"
@@ -347,8 +345,10 @@ def _in_words(nbytes: int | None) -> str:
 
 
 def _room(name: str, room: int | None, what: str, change: str) -> Finding:
+    if room is None:
+        return Finding(OK, name, "no limit known")
     text = f"{_in_words(room)}{what}"
-    if room is None or room >= SMALL_ROOM:
+    if room >= SMALL_ROOM:
         return Finding(OK, name, text)
     return Finding(
         FALLBACK, name, f"{text}: larger arrays go joblib's way, or fail", change
