@@ -116,6 +116,7 @@ def test_probe_makes_memory_files():
 
 
 @linux
+@pytest.mark.needs_pagemap
 def test_probe_watches(tmp_path):
     """Writes are watched where a program in C finds them to be."""
     files = ("writes_linux.c", "seccomp_linux.c", "textfile.c", "page.c")

@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import joblib
@@ -158,18 +158,15 @@ def _versions() -> str:
 
 
 def _findings(facts: Facts, temporary: str) -> Iterator[Finding]:
-    find: tuple[Callable[[Facts], Finding], ...] = (
-        _map_table,
-        _pagemap,
-        _writes,
-        _memory_files,
-        _large_pages,
-        _descriptors_of_others,
-        _memory,
-        _file_size,
-    )
-    for function in find:
-        yield function(facts)
+    yield _map_table(facts)
+    yield _pagemap(facts)
+    yield _memory_files(facts)
+    if facts["memory_file"] != "none":
+        yield _large_pages(facts)
+        yield _writes(facts)
+    yield _descriptors_of_others(facts)
+    yield _memory(facts)
+    yield _file_size(facts)
     if facts["temporary"] == "disk":
         yield Finding(
             FALLBACK,
@@ -215,7 +212,7 @@ def _map_table(facts: Facts) -> Finding:
             name,
             "samemap was built without one: the attributes of np.memmap stand in, "
             "arrays on other maps are copied",
-            "Linux",
+            "use Linux",
         )
     return Finding(
         MISSING,
@@ -240,7 +237,7 @@ def _pagemap(facts: Facts) -> Finding:
         "FITS and NIfTI files): they are copied",
         "allow /proc/self/pagemap to be read: mount /proc, keep the process dumpable"
         if _core.SYSTEM == "linux"
-        else "Linux",
+        else "use Linux",
     )
 
 
@@ -258,9 +255,7 @@ def _writes(facts: Facts) -> Finding:
             "devices write unseen",
         )
     error = facts["writes_error"]
-    if _core.SYSTEM != "linux":
-        change = "Linux 6.7 or later"
-    elif error == errno.EPERM:
+    if error == errno.EPERM:
         what += "; seccomp forbids the call userfaultfd, as Docker's default does"
         change = "allow userfaultfd in the container's seccomp profile"
     elif error in (errno.ENOSYS, errno.EINVAL):
@@ -295,7 +290,7 @@ def _memory_files(facts: Facts) -> Finding:
         "fail, large arguments and results go joblib's way",
         "allow memfd_create, or mount /dev/shm; see the limits below"
         if _core.SYSTEM == "linux"
-        else "Linux",
+        else "use Linux",
     )
 
 
@@ -314,8 +309,7 @@ def _large_pages(facts: Facts) -> Finding:
         )
     if found == "no room":
         return Finding(FALLBACK, name, f"{what}: there is no room to try", "see below")
-    change = _kernel((6, 1)) if _core.SYSTEM == "linux" else "Linux 6.1 or later"
-    return Finding(FALLBACK, name, what, change)
+    return Finding(FALLBACK, name, what, _kernel((6, 1)))
 
 
 def _descriptors_of_others(facts: Facts) -> Finding:
@@ -330,7 +324,7 @@ def _descriptors_of_others(facts: Facts) -> Finding:
         "mount /proc; start Python from a file that its user may read, without "
         "set-uid or capabilities, so that it is dumpable"
         if _core.SYSTEM == "linux"
-        else "Linux",
+        else "use Linux",
     )
 
 
