@@ -454,14 +454,16 @@ def test_without_proc(tmp_path):
 @pytest.mark.needs_maps
 def test_file_system(tmp_path):
     """The file system is that of the last mount at the longest place."""
-    folder = tmp_path / "a b"
+    folder, beside = tmp_path / "a b", tmp_path / "a bc"
     folder.mkdir()
     prefix = mounted(
-        f'mount -t tmpfs none "{tmp_path}" && mkdir "{folder}" "{tmp_path}/a" && '
-        f'mount -t ramfs none "{folder}" && echo data > "{folder}/file"'
+        f'mount -t tmpfs none "{tmp_path}" && mkdir "{folder}" "{beside}" && '
+        f'mount -t tmpfs none "{folder}" && mount -t ramfs none "{folder}" && '
+        f'echo data > "{folder}/file" && echo of others > "{beside}/file"'
     )
-    done = doctor(folder / "file", prefix=prefix)
+    done = doctor(folder / "file", beside / "file", prefix=prefix)
     assert "5 bytes, on ramfs" in words(done.stdout)
+    assert "10 bytes, on tmpfs" in words(done.stdout)
     assert command.file_system("/proc/self/status") == "proc"
 
 
