@@ -6,6 +6,7 @@
 #include "errors.h"
 #include "fork.h"
 #include "os/system.h"
+#include "probe.h"
 #include "receiver/attach.h"
 #include "receiver/lost.h"
 #include "receiver/pending.h"
@@ -58,9 +59,9 @@ set_map_table(PyObject *module, PyObject *name)
 static PyObject *
 set_pagemap(PyObject *module, PyObject *name)
 {
-    static const char *const names[] = {"auto", "entries", NULL};
+    static const char *const names[] = {"auto", "scan", "entries", NULL};
     State *state = PyModule_GetState(module);
-    int source = find_name(name, names, "'auto' or 'entries'");
+    int source = find_name(name, names, "'auto', 'scan' or 'entries'");
     if (source < 0) {
         return NULL;
     }
@@ -136,13 +137,17 @@ PyDoc_STRVAR(forget_images_doc,
              "forget_images()\n--\n\n"
              "A call has ended: the memory files of ordinary memory are kept\n"
              "no longer than for the messages that name them.");
+PyDoc_STRVAR(probe_doc,
+             "probe(folder=b'', /)\n--\n\n"
+             "What the system gives, as a dict; `folder` is where the user\n"
+             "wants temporary files.");
 PyDoc_STRVAR(known_doc, "known()\n--\n\n"
                         "Number of mappings in the registry.");
 PyDoc_STRVAR(set_map_table_doc,
              "set_map_table(source, /)\n--\n\n"
              "For tests: 'auto', 'ioctl', 'text' or 'none'.");
 PyDoc_STRVAR(set_pagemap_doc, "set_pagemap(source, /)\n--\n\n"
-                              "For tests: 'auto' or 'entries'.");
+                              "For tests: 'auto', 'scan' or 'entries'.");
 
 static PyMethodDef functions[] = {
     {"attach", source_attach, METH_VARARGS, attach_doc},
@@ -163,6 +168,7 @@ static PyMethodDef functions[] = {
     {"close_exports", receipts_close, METH_NOARGS, close_exports_doc},
     {"take_lost", lost_take, METH_NOARGS, take_lost_doc},
     {"forget_images", images_forget, METH_NOARGS, forget_images_doc},
+    {"probe", probe_system, METH_VARARGS, probe_doc},
     {"known", known, METH_NOARGS, known_doc},
     {"set_map_table", set_map_table, METH_O, set_map_table_doc},
     {"set_pagemap", set_pagemap, METH_O, set_pagemap_doc},

@@ -57,7 +57,7 @@ def test_no_command(tmp_path):
     """Without a command there is a usage message and status 2."""
     done = cli(cwd=tmp_path)
     assert done.returncode == 2
-    assert "{demo,check,run}" in done.stderr
+    assert "{demo,check,doctor,run}" in done.stderr
 
 
 # demo

@@ -10,6 +10,7 @@ typedef struct {
 
 typedef enum {
     PAGEMAP_AUTO,    /* the fastest source that the system has */
+    PAGEMAP_IOCTL,   /* PAGEMAP_SCAN only (Linux 6.7) */
     PAGEMAP_ENTRIES, /* one entry a page, as before Linux 6.7 */
 } PagemapSource;
 

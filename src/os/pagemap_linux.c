@@ -109,7 +109,7 @@ pagemap_next_modified(PagemapSource source, uintptr_t low, uintptr_t high,
         return -1;
     }
     int found = source == PAGEMAP_ENTRIES ? -1 : scan(fd, low, high, range);
-    if (found < 0) {
+    if (found < 0 && source != PAGEMAP_IOCTL) {
         found = read_entries(fd, low, high, range);
     }
     close(fd);

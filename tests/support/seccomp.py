@@ -9,8 +9,8 @@ import pytest
 
 # By machine: the numbers of the calls.
 NUMBERS = {
-    "x86_64": {"memfd_create": 319, "userfaultfd": 323, "madvise": 28},
-    "aarch64": {"memfd_create": 279, "userfaultfd": 282, "madvise": 233},
+    "x86_64": {"memfd_create": 319, "userfaultfd": 323, "madvise": 28, "ioctl": 16},
+    "aarch64": {"memfd_create": 279, "userfaultfd": 282, "madvise": 233, "ioctl": 29},
 }
 
 KILL = 0x80000000  # SECCOMP_RET_KILL_PROCESS

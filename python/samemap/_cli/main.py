@@ -1,4 +1,4 @@
-"""The command line: ``python -m samemap {demo,check,run}``."""
+"""The command line: ``python -m samemap {demo,check,doctor,run}``."""
 
 import argparse
 import platform
@@ -8,7 +8,7 @@ import joblib
 import numpy as np
 
 from .. import __version__
-from . import check, demo, run
+from . import check, demo, doctor, run
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=versions)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (demo, check, run):
+    for command in (demo, check, doctor, run):
         command.add_command(commands)
     return parser
 
