@@ -12,7 +12,7 @@ import pytest
 from support.scripts import run_script
 
 PROJECT = Path(__file__).parents[1]
-TREES = ["src", "python", "tests", "benchmarks", ".ci"]
+TREES = ["src", "python", "tests", "benchmarks", "examples", ".ci"]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,7 @@ def test_source_distribution(dist):
     assert files(PROJECT / "src", ".c", ".h") <= names
     assert files(PROJECT / "python", ".py", ".pyi", ".typed") <= names
     assert files(PROJECT / "tests", ".py", ".c", ".h", "") <= names
+    assert files(PROJECT / "examples", ".py") <= names
     assert files(PROJECT / ".ci", "") <= names
 
 
