@@ -1,6 +1,10 @@
-"""What is given away: the source distribution, and the wheel that is built of it."""
+"""What is given away: the source distribution, and the wheel that is built of it.
+
+And that what stands in two places there is the same in both.
+"""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,10 +13,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import samemap
 from support.scripts import run_script
 
 PROJECT = Path(__file__).parents[1]
-TREES = ["src", "python", "tests", "benchmarks", ".ci"]
+TREES = ["src", "python", "tests", "benchmarks", "examples", ".ci", ".github"]
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +70,17 @@ def test_source_distribution(dist):
     assert files(PROJECT / "src", ".c", ".h") <= names
     assert files(PROJECT / "python", ".py", ".pyi", ".typed") <= names
     assert files(PROJECT / "tests", ".py", ".c", ".h", "") <= names
+    assert files(PROJECT / "examples", ".py") <= names
     assert files(PROJECT / ".ci", "") <= names
+    assert files(PROJECT / ".github", ".yml") <= names
+    assert {path.name for path in PROJECT.glob("*.md")} <= names
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_wheel(dist):
     """It holds every module of every package, the stub and the mark of types."""
-    [path] = dist.glob("*.whl")
+    [path] = dist.glob(f"samemap-{samemap.__version__}-*.whl")
     names = {*zipfile.ZipFile(path).namelist()}
     expected = files(PROJECT / "python" / "samemap", ".py", ".pyi", ".typed")
     assert expected <= names
@@ -90,3 +98,19 @@ def test_library_without_command_line():
         print([name for name in sys.modules if name.startswith("samemap._cli")])
     """
     assert run_script(source) == "[]\n"
+
+
+def test_changes_begin_with_this_version():
+    """The newest list of changes is that of the version in _version.py."""
+    heading = re.search(
+        r"^## (\S+)", (PROJECT / "CHANGES.md").read_text(), re.MULTILINE
+    )
+    assert heading[1] == samemap.__version__
+
+
+def test_workflow_has_the_steps():
+    """The workflow of the public host runs what .ci/run runs without a name."""
+    run = re.search(r"^STEPS=\((.*)\)", (PROJECT / ".ci/run").read_text(), re.MULTILINE)
+    workflow = (PROJECT / ".github/workflows/ci.yml").read_text()
+    matrix = re.search(r"^ +step: \[(.*)\]", workflow, re.MULTILINE)
+    assert matrix[1].split(", ") == run[1].split()
