@@ -189,13 +189,17 @@ UNTOLD = [
     "RawArray",
     "anonymous mmap",
 ]
+# And this has no name, but by a descriptor: else a copy goes, which is read-only.
+NAMELESS = ["memmap of a TemporaryFile"]
 
 
 def marked(kinds, untold):
-    return [
-        pytest.param(kind, marks=pytest.mark.needs_maps if kind in untold else ())
-        for kind in kinds
-    ]
+    def marks(kind):
+        if kind in NAMELESS:
+            return pytest.mark.needs_descriptors
+        return pytest.mark.needs_maps if kind in untold else ()
+
+    return [pytest.param(kind, marks=marks(kind)) for kind in kinds]
 
 
 @pytest.mark.parametrize("kind", marked(KINDS, UNTOLD))

@@ -36,6 +36,13 @@ typedef struct {
 
 struct Siblings; /* siblings.h */
 
+/* An argument, and a task that has it. */
+typedef struct {
+    PyObject *array; /* owned */
+    intptr_t task;
+    bool again; /* the second one that has it */
+} Noted;
+
 typedef struct {
     PyObject_HEAD
     ThreadLink link;
@@ -59,6 +66,9 @@ typedef struct {
     IdMap owners;
     struct Siblings *siblings;
     size_t siblings_room;
+    Noted *noted; /* while the arguments are looked for, the same writer's */
+    size_t noted_count, noted_room;
+    bool has_large;
     /* An object of one task led to an argument. Writer: scan.c. */
     bool entangled;
     /* Arrays that each task makes its own. Writers: reduce.c, and outgoing.c

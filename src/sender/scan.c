@@ -114,8 +114,8 @@ visit_array(Scan *scan, PyObject *array)
     PyObject *type = (PyObject *)Py_TYPE(array);
     int entered = enter(&scan->message->arguments, array, scan->task);
     if (entered == 1 &&
-        siblings_add(scan->message, (PyArrayObject *)array, scan->task,
-                     scan_is_shared(scan->message, array)) < 0) {
+        siblings_note(scan->message, (PyArrayObject *)array, scan->task,
+                      scan_is_shared(scan->message, array)) < 0) {
         return -1;
     }
     if (entered != 1 || Py_TYPE(array) == &PyArray_Type) {
@@ -372,7 +372,9 @@ scan_tasks(Outgoing *message, PyObject *tasks, PyObject *types)
             goto done;
         }
     }
-    result = divide(&scan);
+    if (siblings_settle(message) == 0) {
+        result = divide(&scan);
+    }
 done:
     idmap_clear(&scan.inside);
     Py_XDECREF(scan.objects);

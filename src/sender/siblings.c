@@ -69,18 +69,47 @@ widen(char **low, char **high, char *from, char *to)
     *high = to > *high ? to : *high;
 }
 
+static bool
+is_large(const Outgoing *message, PyArrayObject *array)
+{
+    return PyArray_NBYTES(array) > message->export_min;
+}
+
 int
-siblings_add(Outgoing *message, PyArrayObject *array, intptr_t task, bool again)
+siblings_note(Outgoing *message, PyArrayObject *array, intptr_t task,
+              bool again)
+{
+    if (message->export_min < 0) {
+        return 0;
+    }
+    bool large = is_large(message, array);
+    if (!large && PyArray_CHKFLAGS(array, NPY_ARRAY_OWNDATA)) {
+        return 0; /* all of its memory, and small */
+    }
+    if (message->noted_count == message->noted_room) {
+        size_t room = 2 * message->noted_count + 8;
+        Noted *larger = PyMem_Realloc(message->noted, room * sizeof(*larger));
+        if (larger == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        message->noted = larger;
+        message->noted_room = room;
+    }
+    message->has_large |= large;
+    message->noted[message->noted_count++] =
+        (Noted){Py_NewRef((PyObject *)array), task, again};
+    return 0;
+}
+
+static int
+add(Outgoing *message, const Noted *noted)
 {
     Owner owner;
     npy_intp used;
     char *low, *high;
-    npy_intp nbytes = layout_nbytes(PyArray_NDIM(array), PyArray_DIMS(array),
-                                    PyDataType_ELSIZE(PyArray_DESCR(array)));
-    bool is_large = nbytes > message->export_min;
-    if (message->export_min < 0 ||
-        (!is_large && PyArray_CHKFLAGS(array, NPY_ARRAY_OWNDATA)) ||
-        measure(array, &used, &low, &high) < 0) {
+    PyArrayObject *array = (PyArrayObject *)noted->array;
+    if (measure(array, &used, &low, &high) < 0) {
         return 0;
     }
     if (owner_find(message->state, array, &owner) < 0) {
@@ -95,13 +124,13 @@ siblings_add(Outgoing *message, PyArrayObject *array, intptr_t task, bool again)
     }
     /* Of a third task that has the array nobody hears: so it may be any. */
     siblings->is_together |=
-        again || (siblings->arrays > 0 && siblings->task == task);
-    siblings->task = task;
-    if (again) {
+        noted->again || (siblings->arrays > 0 && siblings->task == noted->task);
+    siblings->task = noted->task;
+    if (noted->again) {
         return 0;
     }
     siblings->arrays++;
-    if (is_large && high - low > message->export_min) {
+    if (is_large(message, array) && high - low > message->export_min) {
         if (siblings_is_sparse(used, high - low)) {
             widen(&siblings->sparse_low, &siblings->sparse_high, low, high);
         } else {
@@ -109,6 +138,31 @@ siblings_add(Outgoing *message, PyArrayObject *array, intptr_t task, bool again)
         }
     }
     return 0;
+}
+
+static void
+forget_noted(Outgoing *message)
+{
+    size_t count = message->noted_count;
+    Noted *noted = message->noted;
+    message->noted = NULL;
+    message->noted_count = message->noted_room = 0;
+    for (size_t i = 0; i < count; i++) {
+        Py_DECREF(noted[i].array);
+    }
+    PyMem_Free(noted);
+}
+
+int
+siblings_settle(Outgoing *message)
+{
+    int result = 0;
+    for (size_t i = 0;
+         result == 0 && message->has_large && i < message->noted_count; i++) {
+        result = add(message, &message->noted[i]);
+    }
+    forget_noted(message);
+    return result;
 }
 
 int
@@ -159,6 +213,7 @@ siblings_are_apart(const Outgoing *message, const void *last_array)
 void
 siblings_clear(Outgoing *message)
 {
+    forget_noted(message);
     idmap_clear(&message->owners);
     PyMem_Free(message->siblings);
     message->siblings = NULL;

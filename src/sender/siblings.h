@@ -30,8 +30,12 @@ siblings_is_sparse(npy_intp used, npy_intp span)
 
 /* Task number `task` has the array as an argument, as the first that does or,
  * if `again`, as the second: 0, or -1 with an exception. */
-int siblings_add(Outgoing *message, PyArrayObject *array, intptr_t task,
-                 bool again);
+int siblings_note(Outgoing *message, PyArrayObject *array, intptr_t task,
+                  bool again);
+
+/* All arguments have been noted: 0, or -1 with an exception. Where none of them
+ * is large nothing more is found out. */
+int siblings_settle(Outgoing *message);
 
 /* An object, which is being written, leads to an array that is no argument: 0,
  * or -1 with an exception. */
