@@ -19,6 +19,7 @@ LONG = {
         "arrived_memmap",
         "cli",
         "export",
+        "export_arguments",
         "fuzz",
         "identity",
         "late",

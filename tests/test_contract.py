@@ -189,12 +189,17 @@ UNTOLD = [
     "RawArray",
     "anonymous mmap",
 ]
+# Of these nobody but pagemap tells that they are as their file; else a copy goes, which
+# is ordinary memory to the tasks of a task.
+PRIVATE = ["memmap c, modified", "FITS image"]
 # And this has no name, but by a descriptor: else a copy goes, which is read-only.
 NAMELESS = ["memmap of a TemporaryFile"]
 
 
 def marked(kinds, untold):
     def marks(kind):
+        if kind in PRIVATE and untold is not UNTOLD:
+            return pytest.mark.needs_pagemap
         if kind in NAMELESS:
             return pytest.mark.needs_descriptors
         return pytest.mark.needs_maps if kind in untold else ()

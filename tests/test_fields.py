@@ -265,6 +265,7 @@ def kind_and_tag(array):
     return type(array), array.tag, array.tolist()
 
 
+@pytest.mark.needs_pagemap
 def test_registered_subclass(backend, tmp_path):
     """A registered class keeps type, mapping and `__dict__`."""
     array = np.memmap(tmp_path / "data", np.float64, "w+", shape=(4, 3)).view(Tagged)

@@ -132,6 +132,7 @@ def test_results_on_a_file_that_is_gone(tmp_path):
     run_script(CHILD + REDUCED + source.replace("\n        ", "\n"), tmp_path)
 
 
+@pytest.mark.needs_descriptors
 def test_inherited_map(tmp_path):
     """A child reads its parent's message on a map of its own, as other processes."""
     source = """
@@ -162,6 +163,7 @@ def test_result_on_an_anonymous_map(tmp_path):
     run_script(CHILD + source.replace("\n        ", "\n"), tmp_path)
 
 
+@pytest.mark.needs_descriptors
 def test_threads_of_the_parent(tmp_path):
     """What another thread of the parent writes or starts is none of the child's."""
     source = """

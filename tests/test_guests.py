@@ -99,6 +99,7 @@ def assert_equal_columns(found, expected):
     assert found.indices == []
 
 
+@pytest.mark.needs_pagemap
 def test_quantity(quantity):
     """A Quantity goes by reference with unit, info and attributes."""
     found, count = carried(quantity)
@@ -112,6 +113,7 @@ def test_quantity(quantity):
     assert (found.to("km/h") == quantity.to("km/h")).all()
 
 
+@pytest.mark.needs_pagemap
 def test_column(column):
     """A Column goes by reference with name, unit, format and meta."""
     found, count = carried(column)
@@ -121,6 +123,7 @@ def test_column(column):
     assert found[3:5].name == "speed"
 
 
+@pytest.mark.needs_pagemap
 def test_masked_column(masked_column):
     """A MaskedColumn goes by reference with its mask and fill value."""
     masked_column.harden_mask()
@@ -136,6 +139,7 @@ def test_masked_column(masked_column):
     assert not masked_column.mask[1]
 
 
+@pytest.mark.needs_pagemap
 def test_masked_column_without_a_mask(records, raw_file):
     """No mask stays no mask; a mapped mask is enough to go by reference."""
     from astropy.table import MaskedColumn
@@ -159,6 +163,7 @@ def test_quantity_that_refers_to_itself(quantity):
     assert found.me is found
 
 
+@pytest.mark.needs_pagemap
 def test_indexed_table(records):
     """The columns of a table with an index arrive, and the index works."""
     from astropy.table import Table
@@ -187,6 +192,7 @@ def test_ordinary_memory_is_left_to_the_class(make, request):
 
 
 @pytest.mark.parametrize("make", ["quantity", "column", "masked_column", "records"])
+@pytest.mark.needs_pagemap
 def test_through_workers(backend, make, request):
     """Workers get them and give them back; `explain` says so; strict lets them."""
     array = request.getfixturevalue(make)
@@ -212,6 +218,7 @@ def test_strict_sees_them(column, quantity):
             samemap.dumps(array, strict=True)
 
 
+@pytest.mark.needs_pagemap
 def test_subclass_that_is_not_known(quantity):
     """A class derived from a known one is its own: that is said."""
     from astropy.coordinates import Angle
@@ -222,6 +229,7 @@ def test_subclass_that_is_not_known(quantity):
 
 
 @pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.needs_pagemap
 def test_fits_attributes(records, mapped):
     """A FITS_rec keeps its attributes, its class's own and those somebody set."""
     array = records if mapped else records.copy()

@@ -85,6 +85,7 @@ def shorten_and_load(message, path, size):
 
 @pytest.mark.parametrize("mode", ["r", "r+"])
 @pytest.mark.parametrize("size", [0, PAGE, 4 * PAGE, 4 * PAGE - 8])
+@pytest.mark.needs_maps
 def test_file_has_shrunk(tmp_path, mode, size):
     """A forked worker whose inherited map has lost its end says so, as any other."""
     path = tmp_path / "data"

@@ -129,6 +129,7 @@ def in_small(folder, size):
     return mounted(f"mount -t tmpfs -o size={size} small {folder}")
 
 
+@pytest.mark.needs_descriptors
 def test_full_disk(backend, tmp_path):
     """No room for joblib's dump: that error itself; mapped arrays need no room."""
     source = """

@@ -238,6 +238,7 @@ class Raised:
         self.array += 1
 
 
+@pytest.mark.needs_pagemap
 def test_written_while_the_message_is_read(modified):
     """What loads first may write: the modified bytes don't come over that again."""
     expected = modified[:9] + 1

@@ -316,6 +316,7 @@ def test_calls_that_change_the_arguments():
         _core.run(list, (late,), {})
 
 
+@pytest.mark.needs_pagemap
 def test_memory_that_could_not_be_made(tmp_path):
     """A call that goes on after an error gets it again, also for no elements."""
     array = private_memmap(tmp_path, np.arange(9.0))
@@ -358,6 +359,7 @@ def seconds(args):
 
 
 @pytest.mark.parametrize("make", [many_maps, chain])
+@pytest.mark.needs_pagemap
 def test_time_grows_with_the_arguments(tmp_path, make):
     """Sixteen times as much takes sixteen times as long, not its square."""
     given = reference(private_memmap(tmp_path, np.arange(9.0)))

@@ -74,6 +74,7 @@ def run(source, folder, backend):
 
 @pytest.mark.parametrize("mode", ["r", "c", "r+"])
 @pytest.mark.parametrize("unlinked", [False, True], ids=["named", "nameless"])
+@pytest.mark.needs_descriptors
 def test_landlock(tmp_path, backend, mode, unlinked):
     """access() says yes, open() no: a copy arrives, and `explain` knows."""
     data = tmp_path / "data"
@@ -99,6 +100,7 @@ arrives(array)
         pytest.skip("no Landlock")
 
 
+@pytest.mark.needs_descriptors
 def test_secret_memory(tmp_path, backend):
     """memfd_secret can't be opened at all, nor read by the system: copied."""
     source = """
