@@ -18,6 +18,8 @@ LONG = {
     for name in (
         "arrived_memmap",
         "cli",
+        "doctor",
+        "examples",
         "export",
         "export_arguments",
         "fuzz",
