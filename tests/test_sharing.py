@@ -340,15 +340,22 @@ def test_message_is_small(large):
 
 
 def look_around(folder, array):
-    """The item in the corner, the files in a folder, the pages read."""
+    """The item in the corner, the files in a folder, the pages of the map in memory."""
     corner = array[0, 0]
     files = [path for path in Path(folder).rglob("*") if path.is_file()]
-    return corner, files, resident_nbytes()
+    return corner, files, resident_nbytes(array.filename)
 
 
-def resident_nbytes():
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def resident_nbytes(path):
+    """Of all that this process maps of a file; a fork has its parent's memory, too."""
+    nbytes, is_of_file = [], False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            is_of_file = line.endswith(str(path))
+        elif is_of_file and line.startswith("Rss:"):
+            nbytes.append(1024 * int(line.split()[1]))
+    assert nbytes
+    return sum(nbytes)
 
 
 @pytest.mark.needs_maps
