@@ -308,12 +308,13 @@ def test_lost_writes_are_told(backend, batch_size):
         Parallel(2, backend, batch_size=batch_size)(
             delayed(add_one)(array) for _ in range(4)
         )
-    assert len(told) == 1
-    assert told[0].filename == __file__
+    # From CPython 3.12 on there may be those of fork as well.
+    [lost] = [w for w in told if w.category is samemap.LostWritesWarning]
+    assert lost.filename == __file__
     assert samemap.stats()["writes lost"]["arrays"] == before + 4
     np.testing.assert_array_equal(array, ramp())
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", samemap.LostWritesWarning)
         Parallel(2, backend)(delayed(np.sum)(array) for _ in range(4))
         shared = samemap.share(array)
         Parallel(2, backend)([delayed(add_one)(shared)])
