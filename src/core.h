@@ -31,6 +31,25 @@ core_call(PyObject *callable, PyObject *arg)
     return PyObject_CallFunctionObjArgs(callable, arg, NULL);
 }
 
+/* Room for one more of `size` bytes each in an array of which `count` items are
+ * used: the array, which may be another now. NULL with MemoryError; then it is
+ * as it was. */
+static inline void *
+core_grow(void *items, size_t count, size_t *room, size_t size)
+{
+    if (count < *room) {
+        return items;
+    }
+    size_t larger = 2 * count + 8;
+    void *grown = PyMem_Realloc(items, larger * size);
+    if (grown == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    *room = larger;
+    return grown;
+}
+
 /* *slot = value, stealing it; what was there is released after. */
 static inline void
 core_set(PyObject **slot, PyObject *value)

@@ -56,17 +56,12 @@ static int
 list(Image *self, PyObject *owner)
 {
     State *state = self->state;
-    if (state->image_count == state->image_room) {
-        size_t room = 2 * state->image_room + 8;
-        PyObject **larger =
-            PyMem_Realloc(state->images, room * sizeof(*larger));
-        if (larger == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        state->images = larger;
-        state->image_room = room;
+    PyObject **larger = core_grow(state->images, state->image_count,
+                                  &state->image_room, sizeof(*larger));
+    if (larger == NULL) {
+        return -1;
     }
+    state->images = larger;
     PyObject *capsule = PyCapsule_New(self, NULL, NULL);
     PyObject *callback =
         capsule != NULL ? PyCFunction_New(&forget_method, capsule) : NULL;

@@ -17,17 +17,12 @@ int
 receipts_expect(Export *export, uint64_t message)
 {
     State *state = export->state;
-    if (state->receipt_count == state->receipt_room) {
-        size_t room = 2 * state->receipt_room + 8;
-        Receipt *larger =
-            PyMem_Realloc(state->receipts, room * sizeof(*larger));
-        if (larger == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        state->receipts = larger;
-        state->receipt_room = room;
+    Receipt *larger = core_grow(state->receipts, state->receipt_count,
+                                &state->receipt_room, sizeof(*larger));
+    if (larger == NULL) {
+        return -1;
     }
+    state->receipts = larger;
     state->receipts[state->receipt_count++] =
         (Receipt){Py_NewRef((PyObject *)export), message};
     return 0;

@@ -69,16 +69,12 @@ is_exportable(const State *state, PyObject *array, const Plan *plan)
 static Span *
 add_span(Outgoing *message, char *low, char *high, npy_intp used)
 {
-    if (message->span_count == message->span_room) {
-        size_t room = 2 * message->span_room + 8;
-        Span *spans = PyMem_Realloc(message->spans, room * sizeof(*spans));
-        if (spans == NULL) {
-            PyErr_NoMemory();
-            return NULL;
-        }
-        message->spans = spans;
-        message->span_room = room;
+    Span *spans = core_grow(message->spans, message->span_count,
+                            &message->span_room, sizeof(*spans));
+    if (spans == NULL) {
+        return NULL;
     }
+    message->spans = spans;
     Span *span = &message->spans[message->span_count++];
     *span = (Span){low, high, used < high - low ? used : high - low, NULL};
     return span;

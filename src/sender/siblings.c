@@ -39,17 +39,12 @@ static Siblings *
 append(Outgoing *message, PyArrayObject *last_array)
 {
     size_t count = message->owners.count;
-    if (count == message->siblings_room) {
-        size_t room = 2 * count + 8;
-        Siblings *larger =
-            PyMem_Realloc(message->siblings, room * sizeof(*larger));
-        if (larger == NULL) {
-            PyErr_NoMemory();
-            return NULL;
-        }
-        message->siblings = larger;
-        message->siblings_room = room;
+    Siblings *larger = core_grow(message->siblings, count,
+                                 &message->siblings_room, sizeof(*larger));
+    if (larger == NULL) {
+        return NULL;
     }
+    message->siblings = larger;
     if (idmap_add(&message->owners, last_array, (intptr_t)count) < 0) {
         return NULL;
     }
@@ -86,16 +81,12 @@ siblings_note(Outgoing *message, PyArrayObject *array, intptr_t task,
     if (!large && PyArray_CHKFLAGS(array, NPY_ARRAY_OWNDATA)) {
         return 0; /* all of its memory, and small */
     }
-    if (message->noted_count == message->noted_room) {
-        size_t room = 2 * message->noted_count + 8;
-        Noted *larger = PyMem_Realloc(message->noted, room * sizeof(*larger));
-        if (larger == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        message->noted = larger;
-        message->noted_room = room;
+    Noted *larger = core_grow(message->noted, message->noted_count,
+                              &message->noted_room, sizeof(*larger));
+    if (larger == NULL) {
+        return -1;
     }
+    message->noted = larger;
     message->has_large |= large;
     message->noted[message->noted_count++] =
         (Noted){Py_NewRef((PyObject *)array), task, again};
