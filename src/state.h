@@ -142,7 +142,9 @@ typedef struct State {
     WriteWatch watch;
     bool is_arming; /* some thread does, without the GIL */
 
-    PyObject *task_maps; /* borrowed list, or NULL: receiver/lost.c */
+    /* Borrowed, or NULL: what the task that runs maps. Writer: receiver/lost.c.
+     */
+    struct LostWatch *task_watch;
 
     Count by_reference, by_value[REASON_COUNT];
     Count lost; /* maps that tasks have written to for themselves alone */

@@ -198,7 +198,9 @@ def _make_reducers(
             resolver = bound.arguments["temp_folder_resolver"]
             cleaner = _find_cleaner(resolver)
         if cleaner is not None:
-            count = _count_loky_workers if keeps_batches else joblib.cpu_count
+            # Of a pool it stays the same, and costs 40 µs to look up.
+            workers = joblib.cpu_count()
+            count = _count_loky_workers if keeps_batches else lambda: workers
             exports = Exports(max_nbytes, _find_folder(resolver), count)
         # A worker that imports samemap installs the defaults by itself.
         default = options == Options() and os.environ.get("SAMEMAP") != "0"

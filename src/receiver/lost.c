@@ -5,21 +5,25 @@
 #include "os/pagemap.h"
 #include "registry.h"
 
-int
+void
 lost_begin(State *state, LostWatch *watch)
 {
-    watch->before = state->task_maps;
-    watch->maps = PyList_New(0);
-    state->task_maps = watch->maps != NULL ? watch->maps : watch->before;
-    return watch->maps != NULL ? 0 : -1;
+    *watch = (LostWatch){NULL, state->task_watch};
+    state->task_watch = watch;
 }
 
 int
 lost_note(State *state, Backing *backing)
 {
-    return state->task_maps != NULL
-               ? PyList_Append(state->task_maps, (PyObject *)backing)
-               : 0;
+    LostWatch *watch = state->task_watch;
+    if (watch == NULL) {
+        return 0;
+    }
+    if (watch->maps == NULL) {
+        watch->maps = PyList_New(0);
+    }
+    return watch->maps != NULL ? PyList_Append(watch->maps, (PyObject *)backing)
+                               : -1;
 }
 
 static bool
@@ -42,8 +46,11 @@ void
 lost_end(State *state, LostWatch *watch)
 {
     PyObject *type, *error, *traceback;
+    state->task_watch = watch->before;
+    if (watch->maps == NULL) {
+        return;
+    }
     PyErr_Fetch(&type, &error, &traceback);
-    state->task_maps = watch->before;
     for (Py_ssize_t i = 0; i < PyList_Size(watch->maps); i++) {
         Backing *backing = (Backing *)PyList_GetItem(watch->maps, i);
         /* A map that is gone has nothing to be looked at any more. */

@@ -9,13 +9,15 @@
 
 #include "backing.h"
 
-/* One task's: a list of Backings, owned, and that of the task around it. */
-typedef struct {
-    PyObject *maps, *before;
+/* One task's: a list of Backings, owned, NULL while there are none; and that of
+ * the task around it. */
+typedef struct LostWatch {
+    PyObject *maps;
+    struct LostWatch *before;
 } LostWatch;
 
-/* From now on the maps that are noted are this task's: 0 or -1. */
-int lost_begin(State *state, LostWatch *watch);
+/* From now on the maps that are noted are this task's. */
+void lost_begin(State *state, LostWatch *watch);
 
 /* Counts those that were written to. An exception stays as it is. */
 void lost_end(State *state, LostWatch *watch);
