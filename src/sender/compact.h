@@ -15,6 +15,14 @@ typedef struct {
     npy_intp strides[LAYOUT_MAX_DIMS];
 } Compact;
 
+/* Of elements that use `used` bytes of the `span` that they lie in, little lies
+ * in between: a file may have all of the span. */
+static inline bool
+compact_is_dense(npy_intp used, npy_intp span)
+{
+    return span - used <= used / 2;
+}
+
 void compact_make(const Plan *plan, Compact *compact);
 
 /* The plan's layout becomes that of the view on the gathered bytes. */

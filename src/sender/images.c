@@ -134,7 +134,7 @@ wants_compact(const State *state, const Request *request)
     if (request->low == request->high) {
         return true;
     }
-    if (!siblings_is_sparse(used, span) ||
+    if (compact_is_dense(used, span) ||
         siblings_cover(request->message, request->owner.last_array, plan->low,
                        plan->high)) {
         return false;

@@ -10,6 +10,7 @@
 #include "sender/results.h"
 
 #include "os/pagemap.h"
+#include "sender/compact.h"
 #include "sender/export.h"
 #include "sender/copy.h"
 #include "sender/receipts.h"
@@ -23,13 +24,6 @@ typedef struct {
     Outgoing *message;
     size_t left;
 } Walk;
-
-/* A file for so many bytes has few that nobody wants. */
-static bool
-is_dense(npy_intp span, npy_intp used)
-{
-    return span <= used || span - used <= used / 2;
-}
 
 static bool
 is_readable(const Plan *plan, const char *low, const char *high)
@@ -232,7 +226,7 @@ make_file(Outgoing *message, Span *span)
 {
     if (message->export_failure != REASON_NONE ||
         span->high - span->low < EXPORT_MIN ||
-        !is_dense(span->high - span->low, span->used)) {
+        !compact_is_dense(span->used, span->high - span->low)) {
         return 0;
     }
     Reason reason;
@@ -297,7 +291,7 @@ make_span(Outgoing *message, PyObject *array, Plan *plan)
 {
     char *low = plan->low, *high = plan->high;
     if (plan->memory_low <= low && plan->memory_high >= high &&
-        is_dense(plan->memory_high - plan->memory_low, high - low) &&
+        compact_is_dense(high - low, plan->memory_high - plan->memory_low) &&
         is_readable(plan, plan->memory_low, plan->memory_high)) {
         low = plan->memory_low;
         high = plan->memory_high;
@@ -364,7 +358,7 @@ find_or_make(Outgoing *message, PyObject *array, Plan *plan, Reason *reason)
     }
     PyObject *memory = NULL;
     if (message->export_failure == REASON_NONE) {
-        memory = is_whole(plan) && is_dense(length, plan->nbytes)
+        memory = is_whole(plan) && compact_is_dense(plan->nbytes, length)
                      ? make_span(message, array, plan)
                      : make_compact(message, plan);
     }

@@ -2,6 +2,7 @@
  */
 #include "sender/siblings.h"
 
+#include "sender/compact.h"
 #include "sender/owner.h"
 #include "wire/layout.h"
 
@@ -122,10 +123,10 @@ add(Outgoing *message, const Noted *noted)
     }
     siblings->arrays++;
     if (is_large(message, array) && high - low > message->export_min) {
-        if (siblings_is_sparse(used, high - low)) {
-            widen(&siblings->sparse_low, &siblings->sparse_high, low, high);
-        } else {
+        if (compact_is_dense(used, high - low)) {
             widen(&siblings->dense_low, &siblings->dense_high, low, high);
+        } else {
+            widen(&siblings->sparse_low, &siblings->sparse_high, low, high);
         }
     }
     return 0;

@@ -20,14 +20,6 @@ typedef struct Siblings {
     char *dense_low, *dense_high, *sparse_low, *sparse_high;
 } Siblings;
 
-/* The large elements-only form saves more than a third of what the view spans.
- */
-static inline bool
-siblings_is_sparse(npy_intp used, npy_intp span)
-{
-    return span - used > used / 2;
-}
-
 /* Task number `task` has the array as an argument, as the first that does or,
  * if `again`, as the second: 0, or -1 with an exception. */
 int siblings_note(Outgoing *message, PyArrayObject *array, intptr_t task,
