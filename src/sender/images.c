@@ -79,22 +79,17 @@ list(Image *self, PyObject *owner)
     return 0;
 }
 
-/* Where the last array of the chain has its elements, if without gaps. */
+/* All of the owner's memory or, where that isn't known, what the view spans. */
 static void
-find_memory(PyArrayObject *array, Request *request)
+find_memory(Request *request)
 {
-    npy_intp itemsize = PyDataType_ELSIZE(PyArray_DESCR(array)), low, high;
-    npy_intp nbytes =
-        layout_nbytes(PyArray_NDIM(array), PyArray_DIMS(array), itemsize);
+    char *low, *high;
     const Plan *plan = request->plan;
     request->low = request->high = NULL;
-    if (nbytes >= 0 &&
-        layout_bounds(PyArray_NDIM(array), PyArray_DIMS(array),
-                      PyArray_STRIDES(array), itemsize, &low, &high) == 0 &&
-        high - low <= nbytes && PyArray_BYTES(array) + low <= plan->low &&
-        PyArray_BYTES(array) + high >= plan->high) {
-        request->low = PyArray_BYTES(array) + low;
-        request->high = PyArray_BYTES(array) + high;
+    if (owner_get_memory(&request->owner, &low, &high) && low <= plan->low &&
+        high >= plan->high) {
+        request->low = low;
+        request->high = high;
     } else if (plan->high - plan->low <= request->compact.nbytes) {
         request->low = plan->low;
         request->high = plan->high;
@@ -223,7 +218,7 @@ make_request(Outgoing *message, PyArrayObject *array, const Plan *plan,
     if (owner_find(message->state, array, &request->owner) < 0) {
         return -1;
     }
-    find_memory((PyArrayObject *)request->owner.last_array, request);
+    find_memory(request);
     return 0;
 }
 

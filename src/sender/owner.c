@@ -7,6 +7,8 @@
  */
 #include "sender/owner.h"
 
+#include "wire/layout.h"
+
 /* Chains are as long as the user's nesting of buffers; a cycle can't be built
  * with NumPy, but a foreign `base` may do anything. */
 #define MAX_CHAIN 10000
@@ -100,6 +102,23 @@ owner_find(State *state, PyArrayObject *array, Owner *owner)
 
 /* What as_strided puts between its result and the array has no public name:
  * take its type from a result. */
+bool
+owner_get_memory(const Owner *owner, char **low, char **high)
+{
+    PyArrayObject *array = (PyArrayObject *)owner->last_array;
+    npy_intp itemsize = PyDataType_ELSIZE(PyArray_DESCR(array)), first, end;
+    npy_intp nbytes =
+        layout_nbytes(PyArray_NDIM(array), PyArray_DIMS(array), itemsize);
+    if (layout_bounds(PyArray_NDIM(array), PyArray_DIMS(array),
+                      PyArray_STRIDES(array), itemsize, &first, &end) < 0 ||
+        end - first > nbytes) {
+        return false;
+    }
+    *low = PyArray_BYTES(array) + first;
+    *high = PyArray_BYTES(array) + end;
+    return true;
+}
+
 int
 owner_init(State *state)
 {

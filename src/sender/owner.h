@@ -27,6 +27,10 @@ typedef struct {
 /* Follows `.base` from `array`; 0, or -1 with an exception. */
 int owner_find(State *state, PyArrayObject *array, Owner *owner);
 
+/* The owner's memory, as its last array shows it: false, and nothing set, where
+ * that has gaps. */
+bool owner_get_memory(const Owner *owner, char **low, char **high);
+
 /* Finds the type of what NumPy puts between an array and its base: 0 or -1. */
 int owner_init(State *state);
 

@@ -176,21 +176,6 @@ set_sharing(State *state, const Terms *terms, Plan *plan)
     return 0;
 }
 
-/* The owner's memory, as its last array shows it. */
-static void
-set_owner_memory(PyArrayObject *array, Plan *plan)
-{
-    npy_intp itemsize = PyDataType_ELSIZE(PyArray_DESCR(array)), low, high;
-    npy_intp nbytes =
-        layout_nbytes(PyArray_NDIM(array), PyArray_DIMS(array), itemsize);
-    if (layout_bounds(PyArray_NDIM(array), PyArray_DIMS(array),
-                      PyArray_STRIDES(array), itemsize, &low, &high) == 0 &&
-        high - low <= nbytes) {
-        plan->memory_low = PyArray_BYTES(array) + low;
-        plan->memory_high = PyArray_BYTES(array) + high;
-    }
-}
-
 /* Finds the memory of the array: 1, 0 when it is ordinary memory, or -1. */
 static int
 find_memory(State *state, PyArrayObject *array, const Terms *terms,
@@ -216,7 +201,7 @@ find_memory(State *state, PyArrayObject *array, const Terms *terms,
     }
     plan->memmap = found.tuple;
     if (!mapped) {
-        set_owner_memory((PyArrayObject *)owner->last_array, plan);
+        owner_get_memory(owner, &plan->memory_low, &plan->memory_high);
     }
     plan->layout.flags |=
         (found.has_mmap ? LAYOUT_HAS_MMAP : 0) |
