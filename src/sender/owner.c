@@ -35,6 +35,25 @@ is_readonly(State *state, PyObject *view)
     return result;
 }
 
+/* As NumPy's and CPython's checks, which walk through the bases of a type:
+ * those that nearly all chains are made of are known by identity. */
+static bool
+is_array(const State *state, PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    return type == &PyArray_Type || type == state->memmap_type ||
+           (type != state->mmap_type && PyArray_Check(object));
+}
+
+static bool
+is_memmap(const State *state, PyObject *array)
+{
+    PyTypeObject *type = Py_TYPE(array);
+    return type == state->memmap_type ||
+           (type != &PyArray_Type &&
+            PyObject_TypeCheck(array, state->memmap_type));
+}
+
 int
 owner_find(State *state, PyArrayObject *array, Owner *owner)
 {
@@ -46,10 +65,9 @@ owner_find(State *state, PyArrayObject *array, Owner *owner)
 
     for (int step = 0; step < MAX_CHAIN; step++) {
         PyObject *next;
-        if (PyArray_Check(current)) {
+        if (is_array(state, current)) {
             owner->object = owner->last_array = current;
-            if (Py_TYPE(current) != &PyArray_Type &&
-                PyObject_TypeCheck(current, state->memmap_type)) {
+            if (is_memmap(state, current)) {
                 owner->memmap = current;
             }
             /* Also with a base: that of a copy to be written back to. */
@@ -100,8 +118,6 @@ owner_find(State *state, PyArrayObject *array, Owner *owner)
     return -1;
 }
 
-/* What as_strided puts between its result and the array has no public name:
- * take its type from a result. */
 bool
 owner_get_memory(const Owner *owner, char **low, char **high)
 {
@@ -119,6 +135,8 @@ owner_get_memory(const Owner *owner, char **low, char **high)
     return true;
 }
 
+/* What as_strided puts between its result and the array has no public name:
+ * take its type from a result. */
 int
 owner_init(State *state)
 {

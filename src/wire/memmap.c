@@ -29,7 +29,8 @@ get_attributes(State *state, PyObject *memmap, Attributes *attributes)
     attributes->offset = offset != NULL ? offset : Py_None;
     attributes->mode = mode != NULL ? mode : Py_None;
     /* Opening again must not truncate. */
-    if (PyUnicode_Check(attributes->mode) &&
+    if (attributes->mode != state->str_r_plus &&
+        attributes->mode != state->str_r && PyUnicode_Check(attributes->mode) &&
         PyUnicode_Compare(attributes->mode, state->str_w_plus) == 0) {
         attributes->mode = state->str_r_plus;
     }
