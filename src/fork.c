@@ -20,6 +20,7 @@ fork_in_child(PyObject *module, PyObject *Py_UNUSED(ignored))
     images_after_fork(state);
     threadlist_after_fork(&state->outgoing);
     threadlist_after_fork(&state->tasks);
+    threadlist_after_fork(&state->watches);
     if (registry_new_prefix(state) < 0) {
         return NULL;
     }

@@ -113,9 +113,9 @@ typedef struct State {
     PagemapSource pagemap;
 
     /* What threads do now: the messages that they write (Outgoing), the tasks
-     * that they make ready (receiver/task.c). Borrowed: each takes itself out.
-     */
-    ThreadLink *outgoing, *tasks;
+     * that they make ready (receiver/task.c) and that they run
+     * (receiver/lost.c). Borrowed: each takes itself out. */
+    ThreadLink *outgoing, *tasks, *watches;
 
     /* What this process had open when that message was written:
      * mappedfile.c. */
@@ -141,10 +141,6 @@ typedef struct State {
     size_t image_count, image_room;
     WriteWatch watch;
     bool is_arming; /* some thread does, without the GIL */
-
-    /* Borrowed, or NULL: what the task that runs maps. Writer: receiver/lost.c.
-     */
-    struct LostWatch *task_watch;
 
     Count by_reference, by_value[REASON_COUNT];
     Count lost; /* maps that tasks have written to for themselves alone */

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import samemap
+from samemap import _core
 from samemap._batches import pool_pickler
 from samemap._envelope import Writer, read_tasks
 from samemap._tables import Options, make_table
@@ -131,3 +132,34 @@ def test_tasks_in_threads(tmp_path):
 def add_to_all(array, view, number):
     array += number
     return view.tolist()
+
+
+@pytest.mark.needs_descriptors
+@pytest.mark.needs_pagemap
+def test_lost_writes_of_tasks_in_threads():
+    """A task counts its own maps, though another began before it and has ended."""
+    writer = Writer(pool_pickler, make_table(Options(), backward=True))
+    message, receipts = writer.write_results([np.zeros(200_000)])
+    assert receipts
+    running = threading.Event(), threading.Event()
+
+    def early():
+        running[0].set()
+        assert running[1].wait(timeout=60)
+
+    def late(thread):
+        running[1].set()
+        thread.join(timeout=60)
+        [array] = pickle.loads(message)
+        array[:] = 1
+        return array
+
+    _core.take_lost()
+    thread = threading.Thread(target=_core.run, args=(early, (), {}))
+    thread.start()
+    assert running[0].wait(timeout=60)
+    array = _core.run(late, (thread,), {})
+    assert array.all()
+    assert _core.take_lost()[0] == 1
+    for receipt in receipts:
+        assert _core.acknowledge(*receipt)

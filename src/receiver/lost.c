@@ -8,14 +8,14 @@
 void
 lost_begin(State *state, LostWatch *watch)
 {
-    *watch = (LostWatch){NULL, state->task_watch};
-    state->task_watch = watch;
+    watch->maps = NULL;
+    threadlist_push(&state->watches, &watch->link);
 }
 
 int
 lost_note(State *state, Backing *backing)
 {
-    LostWatch *watch = state->task_watch;
+    LostWatch *watch = (LostWatch *)threadlist_current(state->watches);
     if (watch == NULL) {
         return 0;
     }
@@ -46,7 +46,7 @@ void
 lost_end(State *state, LostWatch *watch)
 {
     PyObject *type, *error, *traceback;
-    state->task_watch = watch->before;
+    threadlist_remove(&state->watches, &watch->link);
     if (watch->maps == NULL) {
         return;
     }

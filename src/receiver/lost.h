@@ -9,14 +9,13 @@
 
 #include "backing.h"
 
-/* One task's: a list of Backings, owned, NULL while there are none; and that of
- * the task around it. */
-typedef struct LostWatch {
-    PyObject *maps;
-    struct LostWatch *before;
+/* One task's, in its thread. */
+typedef struct {
+    ThreadLink link;
+    PyObject *maps; /* list of Backings, owned; NULL while there are none */
 } LostWatch;
 
-/* From now on the maps that are noted are this task's. */
+/* From now on the maps that this thread notes are this task's. */
 void lost_begin(State *state, LostWatch *watch);
 
 /* Counts those that were written to. An exception stays as it is. */
