@@ -32,7 +32,7 @@ def run_first(message):
 def test_batches_made_before_a_proof():
     """What was found after a batch was made counts for it, and for no later one."""
     table = make_table(Options(), stock=bytes, max_nbytes=1000)
-    writer = Writer(pool_pickler, table, Exports(1000, None, lambda: 1))
+    writer = Writer(pool_pickler, table, Exports(1000, lambda: (None, None), lambda: 1))
     array, held = np.zeros(N), []
 
     def send(since):

@@ -39,6 +39,7 @@ class Outgoing:
         export_folder: bytes | None = None,
         readers: int = 1,
         since: int = 0,
+        spill_folder: bytes | None = None,
     ) -> Outgoing: ...
     def objects(
         self, tasks: list[Any], types: Container[type], /

@@ -50,15 +50,17 @@ class Exports(NamedTuple):
     ----------
     min_nbytes : int
         Those of more bytes.
-    folder : bytes or None
-        Where the user wants temporary files; None: they are in memory.
+    find_folders : callable
+        Returns two folders (bytes), as of now: where the user wants temporary files,
+        None if they are in memory; and where those go that there is too little memory
+        for, None if nowhere.
     count_readers : callable
         How many workers there may be. An array of which not all can write a copy
         arrives read-only.
     """
 
     min_nbytes: int
-    folder: bytes | None
+    find_folders: Callable[[], tuple[bytes | None, bytes | None]]
     count_readers: Callable[[], int]
 
 
@@ -101,8 +103,10 @@ class Writer:
     def _new_message(self, held: list[Any] | None, since: int = 0) -> Outgoing:
         if self.exports is None:
             return Outgoing(held)
-        min_nbytes, folder, count_readers = self.exports
-        return Outgoing(held, min_nbytes, folder, max(1, count_readers()), since)
+        min_nbytes, find_folders, count_readers = self.exports
+        folder, spill = find_folders()
+        readers = max(1, count_readers())
+        return Outgoing(held, min_nbytes, folder, readers, since, spill)
 
     def _get_pickler(self) -> tuple[Any, io.BytesIO]:
         """Return a pickler and its empty file: making one takes 8 µs."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -135,11 +136,16 @@ def _find_cleaner(temp_folder_resolver: Any) -> _Cleaner | None:
     return clean
 
 
-def _find_folder(temp_folder_resolver: Any) -> bytes | None:
-    """Return the temporary folder that the user named, as joblib finds it."""
-    named = getattr(temp_folder_resolver.__self__, "_temp_folder_root", None)
+def _find_folders(manager: Any) -> tuple[bytes | None, bytes | None]:
+    """Return the folder that the user named, as joblib finds it, or the system's."""
+    named = getattr(manager, "_temp_folder_root", None)
     folder = named or os.environ.get("JOBLIB_TEMP_FOLDER")
-    return os.fsencode(folder) if folder else None
+    if folder:
+        return os.fsencode(folder), None
+    try:
+        return None, os.fsencode(tempfile.gettempdir())
+    except FileNotFoundError:  # none of those can be written to
+        return None, None
 
 
 def _count_loky_workers() -> int:
@@ -201,7 +207,8 @@ def _make_reducers(
             # Of a pool it stays the same, and costs 40 µs to look up.
             workers = joblib.cpu_count()
             count = _count_loky_workers if keeps_batches else lambda: workers
-            exports = Exports(max_nbytes, _find_folder(resolver), count)
+            find = functools.partial(_find_folders, resolver.__self__)
+            exports = Exports(max_nbytes, find, count)
         # A worker that imports samemap installs the defaults by itself.
         default = options == Options() and os.environ.get("SAMEMAP") != "0"
         prepare = None if default else functools.partial(adopt, options)

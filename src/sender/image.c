@@ -298,13 +298,10 @@ image_use(const Image *self, Plan *plan)
 }
 
 Image *
-image_new(const Outgoing *message, char *low, char *high,
+image_new(State *state, PyObject *folder, char *low, char *high,
           const Compact *compact, Reason *reason)
 {
-    State *state = message->state;
-    const char *folder = message->export_folder != NULL
-                             ? PyBytes_AsString(message->export_folder)
-                             : NULL;
+    const char *path = folder != NULL ? PyBytes_AsString(folder) : NULL;
     Image *self = (Image *)PyType_GenericAlloc(state->image_type, 0);
     if (self == NULL) {
         return NULL;
@@ -317,7 +314,7 @@ image_new(const Outgoing *message, char *low, char *high,
         self->compact = *compact;
     }
     npy_intp size = compact != NULL ? compact->nbytes : offset_of(self, high);
-    self->export = export_new(state, folder, size, false, reason);
+    self->export = export_new(state, path, size, false, reason);
     if (self->export != NULL) {
         *reason = export_seal(self->export, true);
     }

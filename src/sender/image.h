@@ -35,9 +35,9 @@ typedef struct {
 } Image;
 
 /* New reference: an image of [low, high), or of the elements of `compact` there
- * if that isn't NULL; nothing of it is filled yet. NULL with an exception, or
- * *reason: it can't be had. */
-Image *image_new(const Outgoing *message, char *low, char *high,
+ * if that isn't NULL; nothing of it is filled yet. `folder` (bytes): see
+ * export_new. NULL with an exception, or *reason: it can't be had. */
+Image *image_new(State *state, PyObject *folder, char *low, char *high,
                  const Compact *compact, Reason *reason);
 
 /* What the file has of the view is what the memory has now: 1, 0, or -1 with an

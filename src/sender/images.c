@@ -11,6 +11,10 @@
 
 #include <string.h>
 
+/* So much is left to the processes themselves where a file can be on a disk: a
+ * control group ends who takes the last page, and workers are yet to start. */
+#define HEADROOM ((npy_intp)64 << 20)
+
 /* What is asked for. */
 typedef struct {
     Outgoing *message;
@@ -161,6 +165,52 @@ find(const State *state, const Request *request, bool compact)
     return NULL;
 }
 
+/* New reference: an image that has the view's elements. NULL with an exception,
+ * or *reason. */
+static Image *
+add(State *state, const Request *request, bool compact, PyObject *folder,
+    bool listed, Reason *reason)
+{
+    const Plan *plan = request->plan;
+    Image *self = image_new(state, folder, compact ? plan->low : request->low,
+                            compact ? plan->high : request->high,
+                            compact ? &request->compact : NULL, reason);
+    if (self != NULL && listed && list(self, request->owner.last_array) < 0) {
+        Py_CLEAR(self);
+    }
+    if (self != NULL) {
+        *reason = image_fill(self, request->message, plan);
+    }
+    return self;
+}
+
+/* The same, in memory or, where that has too little room, on a disk. */
+static Image *
+make(State *state, const Request *request, bool compact, bool listed,
+     Reason *reason)
+{
+    PyObject *spill = request->message->spill_folder;
+    /* Of the whole: what other views need can't go elsewhere later. */
+    npy_intp size =
+        compact ? request->compact.nbytes : request->high - request->low;
+    bool fits = spill == NULL || (size <= NPY_MAX_INTP - HEADROOM &&
+                                  export_has_memory(state, size + HEADROOM));
+    Image *self = NULL;
+    *reason = REASON_NO_ROOM;
+    if (fits) {
+        self = add(state, request, compact, request->message->export_folder,
+                   listed, reason);
+    }
+    if (*reason == REASON_NO_ROOM && spill != NULL && !PyErr_Occurred()) {
+        if (self != NULL) {
+            forget(self);
+            Py_CLEAR(self);
+        }
+        self = add(state, request, compact, spill, listed, reason);
+    }
+    return self;
+}
+
 /* New reference: an image that has the elements as they are now. NULL with an
  * exception, or *reason. */
 static Image *
@@ -184,20 +234,15 @@ get(State *state, const Request *request, Reason *reason)
             return NULL;
         }
     }
-    if (self == NULL) {
-        self = image_new(message, compact ? plan->low : request->low,
-                         compact ? plan->high : request->high,
-                         compact ? &request->compact : NULL, reason);
+    if (self != NULL) {
+        *reason = image_fill(self, message, plan);
+    } else {
+        self = make(state, request, compact, listed, reason);
         if (self == NULL) {
             return NULL;
         }
         self->changes = changes;
-        if (listed && list(self, request->owner.last_array) < 0) {
-            Py_CLEAR(self);
-            return NULL;
-        }
     }
-    *reason = image_fill(self, message, plan);
     if (self->owner_ref == NULL) {
         image_unwatch(self); /* forgotten meanwhile */
     }

@@ -82,17 +82,19 @@ static PyObject *
 outgoing_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"held",    "export_min", "export_folder",
-                            "readers", "since",      NULL};
-    PyObject *held = Py_None, *folder = Py_None;
+                            "readers", "since",      "spill_folder",
+                            NULL};
+    PyObject *held = Py_None, *folder = Py_None, *spill = Py_None;
     Py_ssize_t export_min = -1, readers = 1;
     unsigned long long since = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OnOnK:Outgoing", names,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OnOnKO:Outgoing", names,
                                      &held, &export_min, &folder, &readers,
-                                     &since)) {
+                                     &since, &spill)) {
         return NULL;
     }
-    if (folder != Py_None && !PyBytes_CheckExact(folder)) {
-        PyErr_SetString(PyExc_TypeError, "export_folder must be bytes or None");
+    if ((folder != Py_None && !PyBytes_CheckExact(folder)) ||
+        (spill != Py_None && !PyBytes_CheckExact(spill))) {
+        PyErr_SetString(PyExc_TypeError, "a folder must be bytes or None");
         return NULL;
     }
     if (held != Py_None && !PyList_CheckExact(held)) {
@@ -116,6 +118,7 @@ outgoing_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->export_min = self->held != NULL ? (npy_intp)export_min : -1;
     self->readers = (npy_intp)readers;
     self->export_folder = folder == Py_None ? NULL : Py_NewRef(folder);
+    self->spill_folder = spill == Py_None ? NULL : Py_NewRef(spill);
     threadlist_push(&state->outgoing, &self->link);
     return (PyObject *)self;
 }
@@ -134,6 +137,7 @@ outgoing_clear(Outgoing *self)
 {
     Py_CLEAR(self->held);
     Py_CLEAR(self->export_folder);
+    Py_CLEAR(self->spill_folder);
     results_clear(self);
     return 0;
 }
@@ -294,7 +298,8 @@ static PyMethodDef outgoing_methods[] = {
 static PyType_Slot outgoing_slots[] = {
     {Py_tp_doc,
      "Outgoing(held=None, export_min=-1, export_folder=None, readers=1, "
-     "since=0)"
+     "since=0,\n"
+     "         spill_folder=None)"
      "\n--\n\n"
      "The message that this thread writes, until it is closed.\n\n"
      "What must outlive the message is appended to the list `held`. With it,\n"
@@ -303,7 +308,8 @@ static PyType_Slot outgoing_slots[] = {
      "negative; they are made in the folder of that name (bytes). They are\n"
      "read-only where so many readers could not all have a copy. `since`: a\n"
      "number of before the arrays were given to be sent, or 0; a message in a\n"
-     "message has that of the outer one."},
+     "message has that of the outer one. `spill_folder`: where files go for\n"
+     "which there is too little memory, or None."},
     {Py_tp_new, outgoing_new},
     {Py_tp_dealloc, outgoing_dealloc},
     {Py_tp_traverse, outgoing_traverse},

@@ -58,7 +58,9 @@ typedef struct {
     npy_intp export_min;
     npy_intp readers; /* that may get them at once, each with its own pages */
     PyObject *export_folder;
-    Phase phase; /* writer: outgoing.c */
+    PyObject *spill_folder; /* bytes: where those go that memory has no room
+                             * for; NULL: nowhere */
+    Phase phase;            /* writer: outgoing.c */
     /* What the tasks hold, see scan.h, or what was found of the results.
      * Writers: scan.c, results.c. */
     IdMap arguments;
