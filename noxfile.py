@@ -121,6 +121,16 @@ def corners(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error, as is a name without a page."""
+    session.install(f"{built_wheel(session)}[docs]")
+    out = Path(session.cache_dir, "html")
+    options = ["-E", "-W", "--keep-going", "-n", *session.posargs]
+    session.run("python", "-m", "sphinx", "-b", "html", *options, "docs", str(out))
+    session.log(f"the pages: {out / 'index.html'}")
+
+
+@nox.session
 def abi(session: nox.Session) -> None:
     """Ask abi3audit whether the wheel keeps to the limited API of its name."""
     session.install("abi3audit")

@@ -1,32 +1,20 @@
-"""What is shown to users: the scripts of examples/, and the README's first example."""
+"""What is shown to users: the scripts of examples/."""
 
 import ast
 import os
-import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
-from support.scripts import run_script
+from support.documents import imported
 
 PROJECT = Path(__file__).parents[1]
 EXAMPLES = sorted((PROJECT / "examples").glob("*.py"))
 
 # They show what samemap does where the system gives what it needs.
 pytestmark = [pytest.mark.needs_maps, pytest.mark.needs_descriptors]
-
-
-def imported(source):
-    """Return the packages that a program imports."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
-    return sorted({name.partition(".")[0] for name in names})
 
 
 def shown(source):
@@ -59,22 +47,3 @@ def test_example(path, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == shown(source)
     assert list(tmp_path.iterdir()) == []
-
-
-def without_what_varies(text):
-    """Leave out the folder, the numbers of the file, the message's length."""
-    text = re.sub(r"(?m)^(file +).*/", r"\1", text)
-    text = re.sub(r"(?m)^(identity +).*", r"\1", text)
-    return re.sub(r"(?m)^(message +)\d+", r"\1", text)
-
-
-def test_first_example_of_the_readme(tmp_path, monkeypatch):
-    """It prints what the README shows below it."""
-    readme = (PROJECT / "README.md").read_text()
-    program, between, output = re.search(
-        r"```python\n(.*?)```\n(.*?)```text\n(.*?)```", readme, re.DOTALL
-    ).groups()
-    assert "```" not in between
-    monkeypatch.chdir(tmp_path)
-    printed = run_script(program)
-    assert without_what_varies(printed) == without_what_varies(output)

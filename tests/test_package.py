@@ -17,7 +17,7 @@ import samemap
 from support.scripts import run_script
 
 PROJECT = Path(__file__).parents[1]
-TREES = ["src", "python", "tests", "benchmarks", "examples", ".ci", ".github"]
+TREES = ["src", "python", "tests", "benchmarks", "examples", "docs", ".ci", ".github"]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,7 @@ def test_source_distribution(dist):
     assert files(PROJECT / "python", ".py", ".pyi", ".typed") <= names
     assert files(PROJECT / "tests", ".py", ".c", ".h", "") <= names
     assert files(PROJECT / "examples", ".py") <= names
+    assert files(PROJECT / "docs", ".md", ".rst", ".py", ".css") <= names
     assert files(PROJECT / ".ci", "") <= names
     assert files(PROJECT / ".github", ".yml") <= names
     assert {path.name for path in PROJECT.glob("*.md")} <= names

@@ -10,12 +10,19 @@ class SamemapError(Exception):
 class BackingError(SamemapError, OSError):
     """The file behind an array can't be used as the sender mapped it.
 
-    Attributes
+    Its arguments are attributes, too.
+
+    Parameters
     ----------
+    message : str
+        What is wrong, in words.
     path : str
         The file, or ``/proc/<pid>/fd/<n>`` where it was reached by a descriptor.
     expected, found : str
         What the sender mapped, and what is there now.
+    errno : int
+        The system's number of the error, 0 where it gave none (the attribute is
+        None then).
     """
 
     def __init__(
@@ -57,8 +64,10 @@ class BackingPermissionError(BackingError, PermissionError):
 class VerificationError(SamemapError):
     """An array arrived otherwise than it was sent (see ``install(verify=...)``).
 
-    Attributes
+    Parameters
     ----------
+    message : str
+        What is different, in words.
     path : str or None
         The file that the sender had mapped; None for an array in ordinary memory.
     """

@@ -37,12 +37,15 @@ class Pickler(pickle.Pickler):
     ----------
     file : file object
         Open for writing bytes.
-    verify, strict
+    verify : {None, "layout", "data", "as installed"}
         As for `install`; by default what is installed when the pickler is made.
-        ``write_through`` is always as installed.
+    strict : bool or "as installed"
+        As for `install`; by default what is installed when the pickler is made.
 
     Notes
     -----
+    ``write_through`` is always as installed.
+
     A pickle of references is a message, not storage: to save data, use
     `numpy.save` or plain `pickle`.
 
@@ -64,6 +67,11 @@ class Pickler(pickle.Pickler):
 
     def dump(self, obj: Any) -> None:
         """Write one message.
+
+        Parameters
+        ----------
+        obj : object
+            What to pickle, with all arrays that it leads to.
 
         Raises
         ------
@@ -90,7 +98,10 @@ def dumps(
     Parameters
     ----------
     obj : object
-    verify, strict
+        What to pickle, with all arrays that it leads to.
+    verify : {None, "layout", "data", "as installed"}
+        As for `install`; by default what is installed.
+    strict : bool or "as installed"
         As for `install`; by default what is installed.
 
     Returns
@@ -103,6 +114,25 @@ def dumps(
     ------
     BackingTruncatedError, StrictError
         As for `Pickler.dump`.
+
+    Examples
+    --------
+    A row of a file, in a message that could go to another process:
+
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> import samemap
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = os.path.join(folder.name, "table.dat")
+    >>> table = np.memmap(path, "f8", "w+", shape=(1000, 1000))
+    >>> table[7] = 7
+    >>> message = samemap.dumps(table[7])
+    >>> len(message) < 1000  # bytes, for 8,000 bytes of elements
+    True
+    >>> row = samemap.loads(message)
+    >>> float(row[0]), row.shape
+    (7.0, (1000,))
+    >>> folder.cleanup()
     """
     file = io.BytesIO()
     Pickler(file, verify=verify, strict=strict).dump(obj)
@@ -117,7 +147,8 @@ def loads(data: bytes | bytearray | memoryview) -> Any:
 
     Parameters
     ----------
-    data : bytes-like
+    data : bytes-like object
+        One message.
 
     Returns
     -------

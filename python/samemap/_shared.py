@@ -58,7 +58,8 @@ def empty(
 
     See Also
     --------
-    zeros, share
+    zeros : The same, named for what is in it.
+    share : A copy of an array in such memory.
 
     Notes
     -----

@@ -232,6 +232,18 @@ def register(cls: T) -> T:
     ------
     TypeError
         If `cls` is no subclass of ndarray.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import samemap
+    >>> @samemap.register
+    ... class Spectrum(np.ndarray):
+    ...     unit = "mJy"
+    >>> samemap.register(list)
+    Traceback (most recent call last):
+        ...
+    TypeError: expected a subclass of numpy.ndarray, not <class 'list'>
     """
     if not (isinstance(cls, type) and issubclass(cls, np.ndarray)):
         raise TypeError(f"expected a subclass of numpy.ndarray, not {cls!r}")

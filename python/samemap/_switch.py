@@ -138,6 +138,14 @@ def install(
         For another value of `verify`.
     UnsupportedJoblibError
         If joblib's internals are not as expected; joblib is then untouched.
+
+    Examples
+    --------
+    >>> import samemap
+    >>> samemap.install(strict=True)  # a copy of mapped memory is an error now
+    >>> samemap.installed()
+    True
+    >>> samemap.install()  # the defaults again, as after the import
     """
     _set(make_options(verify, strict, write_through, memory))
 
@@ -157,6 +165,7 @@ def installed() -> bool:
     Returns
     -------
     bool
+        False within a block of `disabled`, too.
     """
     return current_options() is not None
 
@@ -175,8 +184,10 @@ def enabled(
 
     Parameters
     ----------
-    verify, strict, write_through, memory
-        As for `install`.
+    verify : {None, "layout", "data"}
+        As for `install`, as are the others.
+    strict, write_through, memory : bool
+        What may be copied, who sees writes, and what of ordinary memory.
 
     Raises
     ------

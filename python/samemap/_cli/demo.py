@@ -70,7 +70,7 @@ def demo() -> int:
     )
     with tempfile.TemporaryDirectory(prefix="samemap-demo-") as name:
         folder = Path(name)
-        stock, ours = (_table(half, folder) for half in SWITCHES)
+        stock, ours = (run_table(half, folder) for half in SWITCHES)
         _print_seed(titles, stock, ours)
         _print_table(titles, stock, ours)
         right = sum(row["right"] for row in ours)
@@ -122,7 +122,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _table(half: str, folder: Path) -> list[Row]:
+def run_table(half: str, folder: Path) -> list[Row]:
     """Return what a half found, started again after each case that ends it."""
     report = folder / f"{half}.jsonl"
     report.touch()
