@@ -1,4 +1,4 @@
-"""Draw the picture of the README: microseconds a view over the number of views.
+"""Draw a curve: microseconds a view over the number of views in a message.
 
 2-D strided views of one memmap, pickled here with the pickler of joblib's
 multiprocessing pool and loaded in another process, which maps the file anew for each
@@ -34,8 +34,8 @@ from matplotlib import pyplot as plt
 ROWS = 1020
 COUNTS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 COLORS = {"joblib": "#c44e52", "samemap": "#2b6ca3"}
-PICTURE = Path(__file__).with_name("figure.png")
-QUICK_PICTURE = PICTURE.with_name("figure-quick.png")  # not in the repository
+PICTURE = Path(__file__).with_name("curve.png")
+QUICK_PICTURE = PICTURE.with_name("curve-quick.png")  # not in the repository
 
 
 def pickle_and_load(

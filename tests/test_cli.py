@@ -142,7 +142,7 @@ def test_demo_goes_on_after_a_crash(tmp_path, monkeypatch, death):
     """A half that dies or hangs is started again from the next case."""
     monkeypatch.setattr(demo_command, "START", KILLED_ONCE.replace("KILL", death))
     monkeypatch.setattr(demo_command, "TIMEOUT", 2)
-    rows = demo_command._table("stock", tmp_path)
+    rows = demo_command.run_table("stock", tmp_path)
     assert [row["name"] for row in rows] == ["case 0", "case 1"]
     assert [row["outcome"] for row in rows] == ["crash of the caller", "same bytes"]
 
@@ -158,7 +158,7 @@ def test_demo_fails_with_its_half(tmp_path, monkeypatch, code, reason):
     """A half that can't do its work at all is an error, and not started for ever."""
     monkeypatch.setattr(demo_command, "START", code)
     with pytest.raises(demo_command.HalfError, match=reason):
-        demo_command._table("samemap", tmp_path)
+        demo_command.run_table("samemap", tmp_path)
 
 
 # check
