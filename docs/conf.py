@@ -44,6 +44,8 @@ html_title = "samemap"
 html_static_path = ["_static"]
 html_css_files = ["samemap.css"]
 html_show_sourcelink = False
+# Those without pages below them.
+html_sidebars = {name: [] for name in ("index", "start", "changes")}
 html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "navigation_with_keys": False,
