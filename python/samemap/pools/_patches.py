@@ -198,6 +198,7 @@ def _set_up_queues(self: Any) -> None:
     if type(self._inqueue) is not _SimpleQueue:
         return
     holds: dict[tuple[int, int], Any] = {}
+    ended: list[Any] = []
     writer, receive = self._inqueue._writer, self._quick_get
 
     def quick_put(task: Any) -> None:
@@ -213,9 +214,11 @@ def _set_up_queues(self: Any) -> None:
         writer._send_bytes(data)
 
     def quick_get() -> Any:
+        # Of the last result, when it has been handed over: freeing memory takes time.
+        ended.clear()
         result = receive()
         if holds and result is not None:
-            holds.pop(result[:2], None)
+            ended.append(holds.pop(result[:2], None))
         return result
 
     self._quick_put, self._quick_get = quick_put, quick_get
