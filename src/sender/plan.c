@@ -187,13 +187,17 @@ set_sharing(State *state, const Terms *terms, Plan *plan)
 {
     const Mapping *mapping = &plan->backing->mapping;
     bool asked = is_asked_for(state, terms, plan);
+    /* Of a copy of a read-only map, too, what says that it can be written to (a
+     * tensor's array) can be. */
+    bool writable = mapping_is_writable(mapping) ||
+                    (terms->isolated && plan->layout.flags & LAYOUT_WRITEABLE);
     if (mapping_is_private(mapping)) {
         /* Nobody can have written to what is read-only, once that is known. */
         if (collect_patches(plan) < 0 || plan->reason != REASON_NONE ||
-            !mapping_is_writable(mapping)) {
+            !writable) {
             return plan->reason == REASON_NONE && PyErr_Occurred() ? -1 : 0;
         }
-    } else if (asked || !mapping_is_writable(mapping)) {
+    } else if ((asked && mapping_is_writable(mapping)) || !writable) {
         plan->layout.flags |=
             terms->direction == DIRECTION_BACKWARD ? LAYOUT_OWN : 0;
         return 0;

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._explain import Explanation, explain_for_engine
 from ._messages import EXPORT_MIN, Options
-from ._patches import current, put_in, take_out
+from ._patches import add, asked, current, remove
 
 __all__ = ["install", "installed", "uninstall"]
 
@@ -68,15 +68,16 @@ def install(*, write_through: bool = False, memory: bool = True) -> None:
     True
     >>> samemap.pools.uninstall()
     """
-    put_in(Options(bool(write_through), bool(memory)))
+    add("pools", bool(write_through), bool(memory))
 
 
 def uninstall() -> None:
     """Give back the standard library's own ways; harmless where they are in force.
 
     Pools that exist send as stock does from now on, and what is underway arrives.
+    What `samemap.torch.install` has asked for stays.
     """
-    take_out()
+    remove("pools")
 
 
 def explain_array(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
@@ -100,4 +101,4 @@ def installed() -> bool:
     -------
     bool
     """
-    return current() is not None
+    return "pools" in asked()

@@ -41,10 +41,15 @@ _extra_reducers: Table = vars(ForkingPickler)["_extra_reducers"]
 
 
 class Options(NamedTuple):
-    """What `install` was asked for; travels to the workers."""
+    """What was asked for, and by whose `install`; travels to the workers."""
 
     write_through: bool = False
     memory: bool = True
+    engines: frozenset[str] = frozenset(["pools"])
+
+
+# Of other engines: laid over all that is registered.
+overrides: Table = {}
 
 
 class Hold:
@@ -65,6 +70,11 @@ class Hold:
 
 
 _holds: dict[int, None] = {}
+
+
+def registered(cls: type) -> Any:
+    """Return the reducer that somebody has registered with ForkingPickler, or None."""
+    return _extra_reducers.get(cls)
 
 
 class Messages:
@@ -109,6 +119,8 @@ class Messages:
         table.update(getattr(self, kind))
         # What the user, or PyTorch, has registered wins.
         table.update(_extra_reducers)
+        if overrides:
+            table.update(overrides)
         pickler.dispatch_table = table
         pickler.dump(obj)
         return buffer

@@ -13,6 +13,7 @@ Replaced are, each by something that asks for the options of this process:
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import platform
@@ -363,6 +364,37 @@ def take_out() -> None:
 def adopt(options: Options) -> None:
     """In a new process: go on as the one that has started it."""
     put_in(options)
+    for engine in options.engines - {"pools"}:
+        importlib.import_module(f"samemap.{engine}").adopt()
+
+
+def add(engine: str, write_through: bool, memory: bool) -> None:
+    """Install for an engine; the options are everybody's.
+
+    Raises
+    ------
+    UnsupportedEngineError
+        As for `put_in`.
+    """
+    put_in(Options(write_through, memory, asked() | {engine}))
+
+
+def remove(engine: str) -> None:
+    """Uninstall for an engine; what others have asked for stays."""
+    with _lock:
+        if _messages is None:
+            return
+        engines = asked() - {engine}
+        if engines:
+            put_in(_messages.options._replace(engines=engines))
+        else:
+            take_out()
+
+
+def asked() -> frozenset[str]:
+    """Return for which engines this process is installed."""
+    messages = _messages
+    return frozenset() if messages is None else messages.options.engines
 
 
 def _forget_classes() -> None:
