@@ -205,7 +205,8 @@ def test_large_array_in_memory(workers):
             writeable, found = workers.run(pool_tasks.overwrite, array)
         assert writeable
         np.testing.assert_array_equal(found, array)
-    with counted("exported", 4):
+    # The last is small enough for a copy.
+    with counted("exported", 3):
         views = [array[10:], array, array[::-1], array[::2]]
         found = workers.map(pool_tasks.add_one, views, len(views))
     assert found == [11, 3, LARGE, 3]
