@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import weakref
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import samemap
 import samemap.pools
+from samemap import _core
 from samemap.pools import _messages
 from support import foreign, layouts, pool_tasks
 from support.equality import differences, fingerprint
@@ -377,6 +379,24 @@ def test_arguments_are_held(workers, tmp_path):
     gc.collect()
     assert owner() is None
     assert not _messages._holds
+
+
+@pytest.mark.needs_descriptors
+def test_memory_files_are_held(workers, tmp_path):
+    """A memory file is there until the task has its arrays, whoever forgets images."""
+    before = samemap.stats()["exported"]["arrays"]
+    wait = workers.submit(
+        pool_tasks.echo, pool_tasks.Gate(tmp_path / "open"), np.ones(LARGE)
+    )
+    while samemap.stats()["exported"]["arrays"] == before:
+        time.sleep(0.001)
+    # The thread that counted it goes on to hold it.
+    end = time.monotonic() + 5
+    while not _messages._holds and time.monotonic() < end:
+        time.sleep(0.001)
+    _core.forget_images()
+    (tmp_path / "open").touch()
+    assert wait()[1].sum() == LARGE
 
 
 @slow

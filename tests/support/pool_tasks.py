@@ -48,6 +48,21 @@ def change(how, path, pid):
             file.write(bytes(1 << 16))
 
 
+class Gate:
+    """Is unpickled when a file is there: what the message has after it, later still."""
+
+    def __init__(self, path):
+        self.path = os.fspath(path)
+
+    def __reduce__(self):
+        return wait_for, (self.path,)
+
+
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.001)
+
+
 ERRORS = {
     "gone": samemap.BackingNotFoundError,
     "truncated": samemap.BackingTruncatedError,
