@@ -48,6 +48,10 @@ class Options(NamedTuple):
     engines: frozenset[str] = frozenset(["pools"])
 
 
+# Names that each message uses.
+_copyreg_reducers: Table = copyreg.dispatch_table
+_BytesIO, _Pickler = io.BytesIO, pickle.Pickler
+
 # Of other engines: laid over all that is registered.
 overrides: Table = {}
 
@@ -113,15 +117,15 @@ class Messages:
         """Pickle as `ForkingPickler.dumps` does, in fewer steps."""
         if len(sys.modules) != self._modules:
             self._renew()
-        buffer = io.BytesIO()
-        pickler = pickle.Pickler(buffer)
-        table = copyreg.dispatch_table.copy()
-        table.update(getattr(self, kind))
+        buffer = _BytesIO()
+        pickler = _Pickler(buffer)
         # What the user, or PyTorch, has registered wins.
-        table.update(_extra_reducers)
-        if overrides:
-            table.update(overrides)
-        pickler.dispatch_table = table
+        pickler.dispatch_table = {
+            **_copyreg_reducers,
+            **getattr(self, kind),
+            **_extra_reducers,
+            **overrides,
+        }
         pickler.dump(obj)
         return buffer
 
