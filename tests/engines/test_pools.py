@@ -33,7 +33,7 @@ EVERY = [
     ("executor", "fork"),
     pytest.param(("pool", "spawn"), marks=slow),
     pytest.param(("executor", "spawn"), marks=slow),
-    ("pool", "forkserver"),
+    pytest.param(("pool", "forkserver"), marks=slow),
     pytest.param(("executor", "forkserver"), marks=slow),
 ]
 
