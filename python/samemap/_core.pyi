@@ -62,6 +62,9 @@ class Reducer:
         strict: bool = False,
         counted: bool = True,
         write_through: bool = False,
+        isolated: bool = False,
+        lasting: bool = False,
+        protocol: int = 0,
     ) -> Reducer: ...
     def reduce(self, array: _Array, /) -> _Reduction: ...
     def __reduce__(self) -> _Reduction: ...

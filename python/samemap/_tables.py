@@ -35,6 +35,48 @@ def make_options(
     return Options(verify, bool(strict), bool(write_through), bool(memory))
 
 
+def make_engine_table(
+    *,
+    protocol: int,
+    lasting: bool = True,
+    backward: bool = False,
+    write_through: bool = False,
+    counted: bool = True,
+) -> Table:
+    """Reducers by exact type, where stock sends every array as a copy.
+
+    Arrays on mapped memory go by reference, and each is its reader's own: what lies on
+    a writable map, an `np.memmap` too, arrives on private pages, writeable as it was
+    sent. Memory made by `empty`, `zeros` or `share` stays shared. All else goes by
+    value, in bytes that need no samemap where they are read.
+
+    Parameters
+    ----------
+    protocol : int
+        That of the pickler.
+    lasting : bool
+        The message may be read when its arrays are gone: what no path leads to goes by
+        value. Without it, the sender keeps what `Outgoing` gives it to hold. Memory
+        made to be shared has no path: it is to be kept in any case.
+    backward : bool
+        The table is for results: an `np.memmap` goes by reference, unless this
+        process may write to its file; any other map is copied.
+    write_through : bool
+        Writable maps are shared, as under ``install(write_through=True)``.
+    counted : bool
+        Arrays are added to the counters of this process.
+    """
+    reduce = Reducer(
+        backward=backward,
+        counted=counted,
+        write_through=write_through,
+        isolated=True,
+        lasting=lasting,
+        protocol=protocol,
+    ).reduce
+    return {np.ndarray: reduce, np.memmap: reduce, **_subclasses.table()}
+
+
 def make_table(
     options: Options,
     *,

@@ -23,9 +23,8 @@ copy_set_c_strides(Layout *layout, npy_intp itemsize)
     }
 }
 
-/* 0, or -1 with an exception: a part of the file is gone. */
-static int
-check_readable(State *state, const Plan *plan)
+int
+copy_check(State *state, const Plan *plan)
 {
     const Backing *backing = plan->backing;
     if (backing == NULL ||
@@ -42,7 +41,7 @@ check_readable(State *state, const Plan *plan)
 PyObject *
 copy_elements(State *state, const Plan *plan)
 {
-    if (check_readable(state, plan) < 0) {
+    if (copy_check(state, plan) < 0) {
         return NULL;
     }
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, plan->nbytes);
@@ -65,7 +64,7 @@ copy_view(State *state, Plan *plan, bool writable)
     bool as_it_is = span <= plan->nbytes;
     npy_intp size = pad + (as_it_is ? span : plan->nbytes);
 
-    if (check_readable(state, plan) < 0) {
+    if (copy_check(state, plan) < 0) {
         return NULL;
     }
     PyObject *copy = writable ? PyByteArray_FromStringAndSize(NULL, size)

@@ -12,6 +12,10 @@ PyObject *copy_view(State *state, Plan *plan, bool writable);
 /* New reference: bytes, those of all elements in C order; NULL as above. */
 PyObject *copy_elements(State *state, const Plan *plan);
 
+/* The array can be read: 0, or -1 with an exception, as a part of its file is
+ * gone. */
+int copy_check(State *state, const Plan *plan);
+
 /* The strides of elements that lie in C order without gaps. */
 void copy_set_c_strides(Layout *layout, npy_intp itemsize);
 

@@ -97,23 +97,62 @@ plan_is_shared(const State *state, const Plan *plan)
             memmap_is_shared(state, plan->memmap, &plan->backing->header));
 }
 
-/* What is otherwise referable, but not in a result. */
+/* The way of a file for a message that is read when the array may be gone. */
 static Reason
-backward_reason(const Plan *plan)
+lasting_reason(const Reach *reach)
 {
-    const Reach *reach = &plan->backing->reach;
     if (reach->route == ROUTE_TEMPORARY) {
         return REASON_TEMPORARY;
     }
-    if (plan->memmap == NULL || !memmap_has_mode(plan->memmap)) {
-        return REASON_RESULT;
-    }
-    /* A worker's own descriptor is gone with the worker's array. */
+    /* A descriptor of this process is gone with its array. */
     if (reach->reason == REASON_NONE && reach->fd >= 0 &&
         reach->route == ROUTE_DESCRIPTOR) {
         return REASON_UNREACHABLE;
     }
     return reach->reason;
+}
+
+/* What is otherwise referable, but not in a result. */
+static Reason
+backward_reason(const Terms *terms, const Plan *plan)
+{
+    const Backing *backing = plan->backing;
+    if (backing->reach.route == ROUTE_TEMPORARY) {
+        return REASON_TEMPORARY;
+    }
+    if (plan->memmap == NULL || !memmap_has_mode(plan->memmap)) {
+        return REASON_RESULT;
+    }
+    /* Where results are copies a worker may write to its file at once, for the
+     * next one. */
+    if (terms->isolated && !terms->write_through &&
+        mapping_writes_through(&backing->mapping)) {
+        return REASON_RESULT;
+    }
+    return lasting_reason(&backing->reach);
+}
+
+static Reason
+find_reason(const Terms *terms, const Plan *plan)
+{
+    const Backing *backing = plan->backing;
+    if (terms->direction == DIRECTION_BACKWARD) {
+        return backward_reason(terms, plan);
+    }
+    /* What was made to be shared has no path, and a copy would not be shared:
+     * it is for the sender to keep it. */
+    bool requested = backing->mapping.access & MAPPING_REQUESTED;
+    return terms->lasting && !requested ? lasting_reason(&backing->reach)
+                                        : backing->reach.reason;
+}
+
+/* What is written there is to be seen by others. */
+static bool
+is_asked_for(const State *state, const Terms *terms, const Plan *plan)
+{
+    return terms->write_through ||
+           (terms->isolated ? plan->backing->mapping.access & MAPPING_REQUESTED
+                            : plan_is_shared(state, plan));
 }
 
 int
@@ -147,7 +186,7 @@ static int
 set_sharing(State *state, const Terms *terms, Plan *plan)
 {
     const Mapping *mapping = &plan->backing->mapping;
-    bool asked = terms->write_through || plan_is_shared(state, plan);
+    bool asked = is_asked_for(state, terms, plan);
     if (mapping_is_private(mapping)) {
         /* Nobody can have written to what is read-only, once that is known. */
         if (collect_patches(plan) < 0 || plan->reason != REASON_NONE ||
@@ -161,6 +200,10 @@ set_sharing(State *state, const Terms *terms, Plan *plan)
     }
     bool large = terms->max_nbytes >= 0 && plan->nbytes > terms->max_nbytes;
     plan->layout.flags |= LAYOUT_PRIVATE | (large ? LAYOUT_MAPPED : 0);
+    if (terms->isolated) {
+        plan->layout.flags |= LAYOUT_ALONE;
+        return 0;
+    }
     if (!terms->is_deep) {
         return 0;
     }
@@ -254,8 +297,7 @@ plan_make(State *state, PyArrayObject *array, const Terms *terms, Plan *plan)
     plan->memory_low = plan->backing->mapping.start;
     plan->memory_high = plan->memory_low + plan->backing->mapping.length;
     bool backward = terms->direction == DIRECTION_BACKWARD;
-    plan->reason =
-        backward ? backward_reason(plan) : plan->backing->reach.reason;
+    plan->reason = find_reason(terms, plan);
     if (plan->reason == REASON_NONE && !inside) {
         plan->reason = REASON_OUTSIDE;
     }

@@ -16,7 +16,9 @@ typedef struct {
     Direction direction;
     bool is_deep; /* several tasks may get to the array, by ways that nobody
                      sees */
-    bool write_through;  /* writable maps are shared, whoever made them */
+    bool write_through; /* writable maps are shared, whoever made them */
+    bool isolated;      /* each array is its reader's own, as a copy would be */
+    bool lasting;       /* read when the arrays may be gone: by a path only */
     npy_intp max_nbytes; /* joblib sends larger ones read-only; -1: no limit */
     uint64_t message;    /* its number */
 } Terms;

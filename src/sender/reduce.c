@@ -190,6 +190,7 @@ reduce_result(const Reducer *self, PyObject *array, Outgoing *message,
         return NULL;
     }
     count(self, &state->by_value[REASON_EXPORTED], plan->nbytes);
+    plan->layout.flags |= self->isolated ? LAYOUT_ALONE : 0;
     PyObject *reduction = make_reduction(state->rebuild, memory, plan);
     Py_DECREF(memory);
     return reduction;
@@ -247,6 +248,7 @@ reduce_export(const Reducer *self, PyObject *array, Outgoing *message,
         plan->layout.flags &= ~(unsigned)LAYOUT_MEMMAP;
     }
     plan->layout.flags |= LAYOUT_PRIVATE | LAYOUT_MAPPED;
+    plan->layout.flags |= self->isolated ? LAYOUT_ALONE : 0;
     if (is_deep || !has_room) {
         /* Several tasks may get to it, or there is no memory for what they
          * would write: read-only, as a dump is. */
@@ -265,6 +267,28 @@ reduce_export(const Reducer *self, PyObject *array, Outgoing *message,
         count(self, &state->by_value[REASON_EXPORTED], plan->nbytes);
     }
     return reduction;
+}
+
+/* What is written into a copy of the array would be missed elsewhere. */
+static bool
+is_lost(const Reducer *self, const Plan *plan)
+{
+    if (plan->reason == REASON_TEMPORARY || plan->reason == REASON_RESULT ||
+        !plan_is_shared(self->state, plan)) {
+        return false;
+    }
+    return !self->isolated || self->write_through ||
+           plan->backing->mapping.access & MAPPING_REQUESTED;
+}
+
+/* As it would be pickled without us. */
+static PyObject *
+reduce_stock(const Reducer *self, PyObject *array, const Plan *plan)
+{
+    return copy_check(self->state, plan) == 0
+               ? PyObject_CallMethod(array, "__reduce_ex__", "i",
+                                     self->protocol)
+               : NULL;
 }
 
 static PyObject *
@@ -297,7 +321,9 @@ reduce_planned(const Reducer *self, PyObject *array, Outgoing *message,
     case REASON_MEMORY:
     case REASON_OBJECTS:
         count(self, &state->by_value[counted], plan->nbytes);
-        return reduce_memory(self, array, message, plan, shared);
+        return self->protocol > 0
+                   ? reduce_stock(self, array, plan)
+                   : reduce_memory(self, array, message, plan, shared);
     default:
         break;
     }
@@ -312,8 +338,10 @@ reduce_planned(const Reducer *self, PyObject *array, Outgoing *message,
     }
     /* What is written into a copy of memory that others are meant to see it in
      * would be lost without a word: such a copy is read-only. */
-    bool lost = plan->reason != REASON_TEMPORARY &&
-                plan->reason != REASON_RESULT && plan_is_shared(state, plan);
+    bool lost = is_lost(self, plan);
+    if (self->protocol > 0 && !lost) {
+        return reduce_stock(self, array, plan);
+    }
     /* Several tasks of a batch may get to this one copy. As joblib sends it: a
      * dump is read-only, which those of np.memmap, mode "c", are not. */
     bool refused = is_deep && plan->memmap == NULL && is_dumped(self, plan);
@@ -356,6 +384,8 @@ reduce_array(const Reducer *self, PyObject *array)
         .direction = self->direction,
         .is_deep = deep == 1,
         .write_through = self->write_through,
+        .isolated = self->isolated,
+        .lasting = self->lasting,
         .max_nbytes = self->max_nbytes,
         .message = outgoing_number(message),
     };

@@ -13,6 +13,10 @@ typedef struct {
     npy_intp max_nbytes;     /* -1: no limit */
     Direction direction;
     bool write_through;
+    bool isolated;
+    bool lasting;
+    int protocol; /* of pickle: what goes by value is NumPy's own reduction for
+                   * it; 0: in our format, or whatever is quickest */
     bool strict;
     bool counted; /* in the counters; not for `explain` */
 } Reducer;

@@ -21,13 +21,21 @@ reducer_reduce(Reducer *self, PyObject *array)
 static PyObject *
 reducer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"stock",   "max_nbytes",    "backward", "strict",
-                            "counted", "write_through", NULL};
+    static char *names[] = {
+        "stock",         "max_nbytes", "backward", "strict",   "counted",
+        "write_through", "isolated",   "lasting",  "protocol", NULL};
     PyObject *stock = Py_None, *py_max_nbytes = Py_None;
     int backward = 0, strict = 0, counted = 1, write_through = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOpppp:Reducer", names,
+    int isolated = 0, lasting = 0, protocol = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOppppppi:Reducer", names,
                                      &stock, &py_max_nbytes, &backward, &strict,
-                                     &counted, &write_through)) {
+                                     &counted, &write_through, &isolated,
+                                     &lasting, &protocol)) {
+        return NULL;
+    }
+    if (protocol < 0) {
+        PyErr_SetString(PyExc_ValueError,
+                        "protocol must be one of pickle's, or 0 for none");
         return NULL;
     }
     Py_ssize_t max_nbytes = -1;
@@ -49,6 +57,9 @@ reducer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->strict = strict;
     self->write_through = write_through;
     self->counted = counted;
+    self->isolated = isolated;
+    self->lasting = lasting;
+    self->protocol = protocol;
     return (PyObject *)self;
 }
 
@@ -56,11 +67,13 @@ static PyObject *
 reducer_pickle(Reducer *self, PyObject *Py_UNUSED(ignored))
 {
     return Py_BuildValue(
-        "O(OOOOOO)", (PyObject *)Py_TYPE((PyObject *)self), self->stock,
+        "O(OOOOOOOOi)", (PyObject *)Py_TYPE((PyObject *)self), self->stock,
         self->py_max_nbytes,
         self->direction == DIRECTION_BACKWARD ? Py_True : Py_False,
         self->strict ? Py_True : Py_False, self->counted ? Py_True : Py_False,
-        self->write_through ? Py_True : Py_False);
+        self->write_through ? Py_True : Py_False,
+        self->isolated ? Py_True : Py_False, self->lasting ? Py_True : Py_False,
+        self->protocol);
 }
 
 static int
@@ -112,7 +125,8 @@ static PyMethodDef reducer_methods[] = {
 PyDoc_STRVAR(
     reducer_doc,
     "Reducer(stock=None, max_nbytes=None, backward=False, strict=False, "
-    "counted=True, write_through=False)\n--\n\n"
+    "counted=True, write_through=False, isolated=False, lasting=False, "
+    "protocol=0)\n--\n\n"
     "Reduces arrays for a pickler's dispatch table.\n\n"
     "Parameters\n----------\n"
     "stock : callable, optional\n"
@@ -126,7 +140,19 @@ PyDoc_STRVAR(
     "counted : bool\n"
     "    Add what is reduced to the counters.\n"
     "write_through : bool\n"
-    "    Writable maps are shared, whoever made them.");
+    "    Writable maps are shared, whoever made them.\n"
+    "isolated : bool\n"
+    "    Each array is its reader's own, as a copy would be: what lies on a\n"
+    "    writable map, an np.memmap's too, arrives on private pages that no\n"
+    "    other array has. Memory made to be shared stays so; and so does all\n"
+    "    with write_through.\n"
+    "lasting : bool\n"
+    "    The message may be read when the arrays are gone: a file without a\n"
+    "    path goes by value. Memory made to be shared has none: who sends it\n"
+    "    keeps it until it was read.\n"
+    "protocol : int\n"
+    "    The pickler's. What goes by value is NumPy's own reduction for it,\n"
+    "    which needs no samemap where it is read. 0: any, and samemap's.");
 
 static PyType_Slot reducer_slots[] = {
     {Py_tp_doc, (void *)reducer_doc},
