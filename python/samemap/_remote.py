@@ -301,14 +301,25 @@ def read(token: bytes, elsewhere: bool, data: bytes) -> Any:
     Exception
         What loading the objects raises.
     """
-    if token != _sight.here().token and not elsewhere:
-        return _Unseen(io.BytesIO(data)).load()
+    if not elsewhere and not is_here(token):
+        refuse(data)
     return pickle.loads(data)
 
 
 def is_here(token: bytes) -> bool:
     """Tell whether the sender of a message sees the files that this process sees."""
     return token == _sight.here().token
+
+
+def refuse(*pickles: bytes) -> None:
+    """Raise for the first file of a message whose paths mean nothing here.
+
+    Raises
+    ------
+    BackingNotFoundError
+    """
+    for data in pickles:
+        _Unseen(io.BytesIO(data)).load()
 
 
 def _refuse(version: int, token: bytes, path: bytes, *_: Any) -> Any:
