@@ -8,6 +8,7 @@ nothing.
 
 from __future__ import annotations
 
+import importlib
 import os
 
 from . import _core, _subclasses
@@ -21,6 +22,7 @@ from ._errors import (
     MessageVersionError,
     SamemapError,
     StrictError,
+    UnsupportedEngineError,
     UnsupportedJoblibError,
     VerificationError,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "SamemapError",
     "Statistics",
     "StrictError",
+    "UnsupportedEngineError",
     "UnsupportedJoblibError",
     "VerificationError",
     "__version__",
@@ -60,6 +63,16 @@ __all__ = [
     "uninstall",
     "zeros",
 ]
+
+
+# Modules that are imported when they are first asked for.
+_ENGINES = frozenset(["pools", "torch"])
+
+
+def __getattr__(name: str) -> object:
+    if name in _ENGINES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def register(cls: _subclasses.T) -> _subclasses.T:

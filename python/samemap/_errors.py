@@ -79,6 +79,10 @@ class UnsupportedJoblibError(SamemapError, ImportError):
     """The internals of the installed joblib are not what samemap knows."""
 
 
+class UnsupportedEngineError(SamemapError, ImportError):
+    """The internals of an engine or a pool are not what samemap knows."""
+
+
 class MessageVersionError(SamemapError, ValueError):
     """The message was written by another version of samemap than reads it."""
 

@@ -207,6 +207,8 @@ _known: Table = {
     np.ma.MaskedArray: reduce_masked,
 }
 _absent = frozenset(_GUESTS)
+# Called when a class was registered: tables that exist don't have it.
+listeners: list[Callable[[], None]] = []
 _NOTHING: Mapping[type, Reduce] = MappingProxyType({})
 
 
@@ -237,6 +239,8 @@ def register(cls: T) -> T:
         raise TypeError(f"expected a subclass of numpy.ndarray, not {cls!r}")
     if cls not in (np.ndarray, np.memmap, np.ma.MaskedArray):
         _known[cls] = reduce_subclass
+        for listener in listeners:
+            listener()
     return cls
 
 
@@ -257,6 +261,11 @@ def _look() -> None:
                     _known[getattr(module, cls)] = reduce
             # Last: another thread that finds nothing absent has them all.
             _absent -= {name}
+
+
+def are_missing() -> bool:
+    """Tell whether a module with such classes is being imported just now."""
+    return not sys.modules.keys().isdisjoint(_absent)
 
 
 def table() -> Table:

@@ -231,8 +231,9 @@ reduce_export(const Reducer *self, PyObject *array, Outgoing *message,
     PyObject *memory = NULL;
     if (is_large) {
         memory = images_find(message, np_array, plan, counted);
-    } else if (!is_deep) {
-        /* In an object it would be read-only, which a copy is not. */
+    } else if (!is_deep && !self->isolated) {
+        /* In an object it would be read-only, which a copy is not; and one that
+         * shares no memory is as well copied. */
         memory = images_join(message, np_array, plan, counted);
     }
     if (memory == NULL) {
