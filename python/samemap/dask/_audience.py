@@ -19,7 +19,7 @@ from distributed import Client
 from .. import _remote, _sight
 from .._remote import Readers
 from .._sight import Place
-from . import arrival, wire
+from . import _arrival, _wire
 
 _TOPIC = "all"
 
@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 # The ids of a cluster's clients: those of the workers themselves, and the scheduler's
 # own for what is to be run without one, are not others.
-_CLIENTS = wire.ByValue(
+_CLIENTS = _wire.ByValue(
     "lambda dask_scheduler: [name for name in dask_scheduler.clients "
     "if name != 'fire-and-forget' and not name.startswith('Client-worker')]"
 )
@@ -116,7 +116,7 @@ class Audience:
         met: dict[str, Any] = {}
         if unknown:
             answers = await client._run(
-                arrival.meet,
+                _arrival.meet,
                 client.id,
                 _remote.place_parts(mine),
                 workers=unknown,
@@ -149,7 +149,7 @@ class Audience:
         sighted = [a for a in self._asked if self._workers.get(a) is not None]
         if unmet and sighted:
             answers = await client._run(
-                arrival.meet,
+                _arrival.meet,
                 client.id,
                 _remote.place_parts(_sight.here()),
                 workers=sighted[:1],
@@ -178,7 +178,7 @@ class Audience:
                 for place in self.everyone.places
             )
             await client._run(
-                arrival.hear, parts, self.results, workers=addresses, on_error="return"
+                _arrival.hear, parts, self.results, workers=addresses, on_error="return"
             )
         self._told = told
 
@@ -188,6 +188,25 @@ class Audience:
             places = set(self._workers.values())
             self.workers = Readers(places)
             self.everyone = Readers({*places, *self._others, _sight.here()})
+
+    def dismiss(self) -> None:
+        """Let workers send results as without samemap, and forget this audience."""
+        self.results = None
+        client = self._client()
+        addresses = [a for a, place in self._workers.items() if place is not None]
+        if client is not None and client.status == "running" and addresses:
+
+            async def dismiss() -> None:
+                await client._run(
+                    _arrival.forget, workers=addresses, on_error="ignore"
+                )
+
+            if client.asynchronous or _is_on_loop(client):
+                client.loop.add_callback(dismiss)
+            else:
+                with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+                    client.sync(dismiss, callback_timeout=30)
+        let_go(self)
 
     # ---- News --------------------------------------------------------------------
 

@@ -159,17 +159,17 @@ def hear(places: tuple[Any, ...], write_through: bool) -> None:
         Parts of the `Place` of each worker and client; None for one that is blind.
     write_through : bool
     """
-    from . import comm
+    from . import _comm
 
     readers = Readers(p if p is None else _remote.place_from(p) for p in places)
-    comm.engage_worker(readers, write_through)
+    _comm.engage_worker(readers, write_through)
 
 
 def forget() -> None:
     """In a worker: go on as without samemap."""
-    from . import comm
+    from . import _comm
 
-    comm.disengage()
+    _comm.disengage()
 
 
 # ---- joblib's batches --------------------------------------------------------

@@ -36,12 +36,12 @@ _RETRY = (
 _IMPORT = "(__import__('importlib').import_module"
 
 _LOAD = (
-    f"(lambda i,m:i('samemap._dask.arrival').load(*m)if {_FOUND} else {_RETRY})"
+    f"(lambda i,m:i('samemap.dask._arrival').load(*m)if {_FOUND} else {_RETRY})"
     f"{_IMPORT},m)"
 )
 
 _LOAD_BATCH = (
-    f"(lambda i,m,v:i('samemap._dask.arrival').load_batch(m,v)if {_FOUND} "
+    f"(lambda i,m,v:i('samemap.dask._arrival').load_batch(m,v)if {_FOUND} "
     f"else {_RETRY}){_IMPORT},m,v)"
 )
 
@@ -52,7 +52,7 @@ _USES = (
 )
 
 _RECEIVE = (
-    f"(lambda i,m:i('samemap._dask.arrival').receive(*m)if {_FOUND} else "
+    f"(lambda i,m:i('samemap.dask._arrival').receive(*m)if {_FOUND} else "
     f"type('MissingSamemap',(),dict.fromkeys('{_USES}'.split(),"
     f"lambda *a,**k:{_THROW}({_MISSING})))()){_IMPORT},m)"
 )
