@@ -118,7 +118,7 @@ def write(
     if readers.all_here:
         entries = with_backings(table, backings)
     else:
-        entries = _Elsewhere(table, readers, backings).entries()
+        entries = elsewhere(table, readers, backings)
     # Buffers are left out of the first try: where nothing is found, they need not be
     # copied.
     buffers: list[Any] = []
@@ -240,6 +240,17 @@ class _Elsewhere:
 def told_offset(looks: Any, path: bytes, offset: int) -> int:
     """Return the offset under which the map of a backing was noted."""
     return offset if (path, offset) in looks else next(o for p, o in looks if p == path)
+
+
+def elsewhere(table: Table, readers: Readers, backings: list[Any]) -> Table:
+    """Return a table for a message some of whose readers are on other hosts.
+
+    Parameters
+    ----------
+    backings : list
+        Gets the mappings that the message refers to.
+    """
+    return _Elsewhere(table, readers, backings).entries()
 
 
 def _find_mmap(array: Array) -> mmap.mmap | None:

@@ -53,11 +53,12 @@ def install(client: Client | None = None, *, write_through: bool = False) -> Non
     _versions.check()
     from distributed.client import _get_global_client
 
-    from . import _audience, _comm, _graph
+    from . import _arrays, _audience, _comm, _graph
 
     with _lock:
         _graph.put_in(write_through)
         _comm.engage_client(write_through)
+        _arrays.put_in()
         _installed = write_through
     if client is None:
         client = _get_global_client()
@@ -77,10 +78,11 @@ def uninstall() -> None:
         if _installed is None:
             return
         _installed = None
-        from . import _audience, _comm, _graph
+        from . import _arrays, _audience, _comm, _graph
 
         _graph.take_out()
         _comm.disengage()
+        _arrays.take_out()
         for audience in _audience.known():
             audience.dismiss()
 

@@ -11,25 +11,33 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 import weakref
 from typing import Any
 
 from distributed import Client
+from tornado.ioloop import PeriodicCallback
 
 from .. import _remote, _sight
 from .._remote import Readers
 from .._sight import Place
 from . import _arrival, _wire
 
-_TOPIC = "all"
-
 _logger = logging.getLogger(__name__)
 
-# The ids of a cluster's clients: those of the workers themselves, and the scheduler's
-# own for what is to be run without one, are not others.
-_CLIENTS = _wire.ByValue(
-    "lambda dask_scheduler: [name for name in dask_scheduler.clients "
-    "if name != 'fire-and-forget' and not name.startswith('Client-worker')]"
+# What the scheduler was asked for less long ago than this is taken for what is, in
+# seconds; and so often it is asked by itself, which tells of other clients.
+_FRESH = 0.25
+_PERIOD = 2.0
+
+# The workers of a cluster, and the ids of its clients: those of the workers themselves,
+# and the scheduler's own for what is to be run without one, are not others.
+# (Events of the topic "all" would tell, too, but not all of those can be serialized: a
+# scheduler that has somebody to send them to fails in `replicate`.)
+_PRESENT = _wire.ByValue(
+    "lambda dask_scheduler: ([*dask_scheduler.workers], [name for name in "
+    "dask_scheduler.clients if name != 'fire-and-forget' "
+    "and not name.startswith('Client-worker')])"
 )
 
 
@@ -46,10 +54,11 @@ class Audience:
         self._lock = threading.Lock()
         # By address; None: blind, or hasn't answered yet.
         self._workers: dict[str, Place | None] = {}
-        self._asked: set[str] = set()
+        self._met: dict[str, Any] = {}
         self._others: set[Place | None] = set()
         self._asking: asyncio.Lock | None = None
-        self._listens = False
+        self._looked = 0.0
+        self._clock: PeriodicCallback | None = None
         # None before the first answer.
         self._told: Any = None
         self.workers: Readers | None = None
@@ -67,9 +76,9 @@ class Audience:
         Parameters
         ----------
         wait : bool
-            If nobody was asked, ask and wait, unless this is the event loop.
+            If nobody was asked lately, ask and wait, unless this is the event loop.
         """
-        if self.workers is None:
+        if time.monotonic() - self._looked > _FRESH:
             self.ask(wait)
         return self.workers
 
@@ -83,6 +92,7 @@ class Audience:
             return
         on_loop = _is_on_loop(client)
         if client.asynchronous or on_loop or not wait:
+            self._looked = time.monotonic()
             client.loop.add_callback(self._ask)
             return
         with contextlib.suppress(OSError, TimeoutError, RuntimeError):
@@ -101,70 +111,71 @@ class Audience:
                 _logger.info("Workers could not be asked where they are: %s", error)
 
     async def _ask_each(self, client: Client) -> None:
-        if client.scheduler is None:
+        if client.scheduler is None or client.status != "running":
             return
-        if not self._listens:
-            self._listen(client)
-        info = await client.scheduler.identity(n_workers=-1)
-        present = set(info["workers"])
+        self._looked = time.monotonic()
+        if self._clock is None:
+            self._clock = PeriodicCallback(self._ask, _PERIOD * 1000)
+            # The client stops these when it is closed.
+            client._periodic_callbacks["samemap"] = self._clock
+            self._clock.start()
+        workers, clients = await _find_present(client)
+        present = set(workers)
         with self._lock:
-            for address in set(self._workers) - present:
-                self._workers.pop(address)
-            self._asked &= present
-            unknown = sorted(present - self._asked)
-        mine = _sight.here()
+            gone = set(self._workers) - present
+            for address in gone:
+                del self._workers[address]
+            unknown = sorted(present - set(self._workers))
+            for address in unknown:
+                self._workers[address] = None
+        if unknown and self.workers is not None:
+            # Until they have answered.
+            self._settle()
         met: dict[str, Any] = {}
         if unknown:
-            answers = await client._run(
-                _arrival.meet,
-                client.id,
-                _remote.place_parts(mine),
-                workers=unknown,
-                on_error="return",
-            )
-            for address, answer in answers.items():
-                place = None
-                # An error: it has no samemap, or is gone.
-                if not isinstance(answer, BaseException):
-                    place, clients = _remote.place_from(answer[0]), answer[1]
-                    met.update(clients)
-                with self._lock:
-                    self._workers[address] = place
-                    self._asked.add(address)
+            met = await self._meet(client, unknown)
         if self.results is not None:
-            await self._find_others(client, met)
+            await self._find_others(client, clients, met)
         self._settle()
-        await self._tell(client, mine)
+        await self._tell(client)
 
-    async def _find_others(self, client: Client, met: dict[str, Any]) -> None:
-        """Find out where other clients of the cluster are."""
-        try:
-            names = await client._run_on_scheduler(_CLIENTS)
-        except Exception as error:
-            # What the scheduler forbids or can't do; then others may be there.
-            _logger.info("The scheduler doesn't tell its clients: %s", error)
-            names = [None]
+    async def _meet(self, client: Client, addresses: list[str]) -> dict[str, Any]:
+        """Ask workers where they are; return the clients that they have met."""
+        answers = await client._run(
+            _arrival.meet,
+            client.id,
+            _remote.place_parts(_sight.here()),
+            workers=addresses,
+            on_error="return",
+        )
+        met: dict[str, Any] = {}
+        for address, answer in answers.items():
+            # An error: it has no samemap, or is gone.
+            if isinstance(answer, BaseException):
+                continue
+            with self._lock:
+                self._workers[address] = _remote.place_from(answer[0])
+            met.update(answer[1])
+        return met
+
+    async def _find_others(
+        self, client: Client, names: list[Any], met: dict[str, Any]
+    ) -> None:
+        """Find out where other clients of the cluster are: they may ask for results."""
         others = [name for name in names if name != client.id]
-        unmet = [name for name in others if name not in met]
-        sighted = [a for a in self._asked if self._workers.get(a) is not None]
-        if unmet and sighted:
-            answers = await client._run(
-                _arrival.meet,
-                client.id,
-                _remote.place_parts(_sight.here()),
-                workers=sighted[:1],
-                on_error="return",
-            )
-            for answer in answers.values():
-                if not isinstance(answer, BaseException):
-                    met.update(answer[1])
+        unmet = [name for name in others if name not in self._met and name not in met]
+        seeing = [a for a, place in self._workers.items() if place is not None]
+        if unmet and seeing:
+            met |= await self._meet(client, seeing[:1])
+        self._met |= met
+        places = [self._met.get(name) for name in others]
         with self._lock:
             self._others = {
-                _remote.place_from(met[name]) if name in met else None
-                for name in others
+                place if place is None else _remote.place_from(place)
+                for place in places
             }
 
-    async def _tell(self, client: Client, mine: Place) -> None:
+    async def _tell(self, client: Client) -> None:
         """Let the workers know who may read their results."""
         if self.results is None or self.everyone is None:
             return
@@ -208,58 +219,13 @@ class Audience:
                     client.sync(dismiss, callback_timeout=30)
         let_go(self)
 
-    # ---- News --------------------------------------------------------------------
-
-    def _listen(self, client: Client) -> None:
-        """Hear of workers that come and go, beside whoever else wants to."""
-        self._listens = True
-        before = client._event_handlers.get(_TOPIC)
-        client.subscribe_topic(_TOPIC, _Listener(self, before))
-
     def close(self) -> None:
-        """Give back the handler of events that was there."""
+        """Stop asking."""
         client = self._client()
         self._held.clear()
-        if client is None or not self._listens:
-            return
-        listener = client._event_handlers.get(_TOPIC)
-        if isinstance(listener, _Listener):
-            if listener.before is not None:
-                client._event_handlers[_TOPIC] = listener.before
-            elif client.status == "running":
-                client.unsubscribe_topic(_TOPIC)
-            else:
-                client._event_handlers.pop(_TOPIC, None)
-        self._listens = False
-
-    def hear(self, message: Any) -> None:
-        """Take note of an event, on the event loop."""
-        if not isinstance(message, dict):
-            return
-        action, address = message.get("action"), message.get("worker")
-        if action == "add-worker" and address is not None:
-            with self._lock:
-                if address in self._workers:
-                    return
-                self._workers[address] = None
-        elif action == "remove-worker":
-            with self._lock:
-                self._workers.pop(address, None)
-                self._asked.discard(address)
-        elif action == "add-client" and self.results is not None:
-            client = self._client()
-            if client is None or message.get("client") == client.id:
-                return
-            if str(message.get("client")).startswith("Client-worker"):
-                return
-            with self._lock:
-                self._others.add(None)
-        elif action != "remove-client" or self.results is None:
-            return
-        self._settle()
-        client = self._client()
-        if client is not None and action != "remove-worker":
-            client.loop.add_callback(self._ask)
+        if client is not None and self._clock is not None:
+            self._clock.stop()
+            client._periodic_callbacks.pop("samemap", None)
 
     # ---- What is held ------------------------------------------------------------
 
@@ -276,18 +242,17 @@ class Audience:
                 self._held[key] = held
 
 
-class _Listener:
-    """Handler of the topic on which a scheduler tells everybody what happens."""
-
-    def __init__(self, audience: Audience, before: Any) -> None:
-        self._audience = weakref.ref(audience)
-        self.before = before
-
-    def __call__(self, event: Any) -> Any:
-        audience = self._audience()
-        if audience is not None:
-            audience.hear(event[1])
-        return None if self.before is None else self.before(event)
+async def _find_present(client: Client) -> tuple[list[str], list[Any]]:
+    """Ask the scheduler for its workers, and for its clients: None for any others."""
+    try:
+        workers, clients = await client._run_on_scheduler(_PRESENT)
+    except (OSError, TimeoutError):
+        raise
+    except Exception as error:
+        # A scheduler may forbid functions.
+        _logger.info("The scheduler doesn't tell of its clients: %s", error)
+        return list(await client.scheduler.ncores()), [client.id, None]
+    return list(workers), list(clients)
 
 
 def _is_on_loop(client: Client) -> bool:

@@ -73,7 +73,7 @@ class _Rewriter:
         ------
         SamemapError
         """
-        if _is_plain(obj):
+        if is_plain(obj):
             return None
         known = self._messages.get(id(obj))
         if known is not None:
@@ -135,7 +135,7 @@ def _all_same(first: Iterable[Any], second: Iterable[Any]) -> bool:
     return all(a is b for a, b in zip(first, second, strict=True))
 
 
-def _is_plain(obj: Any) -> bool:
+def is_plain(obj: Any) -> bool:
     """Tell whether an object can't lead to an array, as far as that is quick to see."""
     cls = type(obj)
     if cls in _PLAIN:
