@@ -24,6 +24,8 @@ _EXPORTED = (
     "task maps for itself"
 )
 
+_NOT_INSTALLED = "samemap is not installed: joblib goes its own way"
+
 # Who sees what a task writes: with a file, and without.
 _WRITES = {
     "file": ("reach the file and everybody who maps it",) * 2,
@@ -57,7 +59,7 @@ class Explanation(dict[str, Any]):
         message, nbytes = self["message_nbytes"], self["nbytes"]
         lines.append(f"message   {message} bytes for {nbytes} bytes of elements")
         if not self["installed"]:
-            lines.append("but       samemap is not installed: joblib goes its own way")
+            lines.append(f"but       {self.get('not_installed', _NOT_INSTALLED)}")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -147,13 +149,20 @@ def write_alone(
     return file.tell(), exported
 
 
-def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
+def explain(
+    array: np.ndarray[Any, np.dtype[Any]], engine: str | None = None
+) -> Explanation:
     """Tell how an array will travel to a worker, and why.
 
     Parameters
     ----------
     array : numpy.ndarray
         Or an instance of a subclass: its memory is looked at.
+    engine : {None, "dask"}
+        None for joblib's own pools; "dask" for dask's workers, of the default client if
+        there is one, once `samemap.dask.install` was called. ``message_nbytes`` has what
+        goes around the array there; ``workers`` tells of each that was asked whether it
+        sees the file, by address.
 
     Returns
     -------
@@ -184,6 +193,10 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
         If the file has become shorter than the map.
     TypeError
         If `array` is no array.
+    ValueError
+        For another `engine`.
+    UnsupportedEngineError
+        If the engine is missing.
 
     Notes
     -----
@@ -195,6 +208,23 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
 
     An array by value is written once to know the size of its message.
     """
+    if engine is not None:
+        from ._explain_engine import explain_for
+
+        return explain_for(array, engine)
+    result = explain_memory(array)
+    options = current_options()
+    if options is not None and options.write_through and _can_write_through(result):
+        result["writes"] = "file"
+    result["installed"] = options is not None
+    result["message_nbytes"], exported = write_alone(array, options)
+    if exported:
+        result |= {"reason": "exported", "why": _EXPORTED}
+    return result
+
+
+def explain_memory(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
+    """Tell what is so of an array whatever carries it."""
     result = Explanation(_core.describe(array))
     cls = type(array)
     result["type"] = f"{cls.__module__}.{cls.__qualname__}"
@@ -203,13 +233,6 @@ def explain(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
         if "writes" in result:
             result["writes"] = "task"
     result["by_reference"] = not result["reason"]
-    options = current_options()
-    if options is not None and options.write_through and _can_write_through(result):
-        result["writes"] = "file"
-    result["installed"] = options is not None
-    result["message_nbytes"], exported = write_alone(array, options)
-    if exported:
-        result |= {"reason": "exported", "why": _EXPORTED}
     return result
 
 

@@ -253,6 +253,13 @@ def elsewhere(table: Table, readers: Readers, backings: list[Any]) -> Table:
     return _Elsewhere(table, readers, backings).entries()
 
 
+def path_of(array: Array) -> str | None:
+    """Return the path that leads to an array's memory, if one does."""
+    told = _core.describe(array)
+    path: str | None = told["path"] if told.get("route") == "path" else None
+    return path
+
+
 def _find_mmap(array: Array) -> mmap.mmap | None:
     owner: Any = array
     while owner is not None and not isinstance(owner, mmap.mmap):

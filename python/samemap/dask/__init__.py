@@ -95,3 +95,13 @@ def installed() -> bool:
     bool
     """
     return _installed is not None
+
+
+def writes_through() -> bool:
+    """Tell whether tasks write to the files of writable maps.
+
+    Returns
+    -------
+    bool
+    """
+    return bool(_installed)

@@ -158,6 +158,11 @@ class Audience:
             met.update(answer[1])
         return met
 
+    def places(self) -> dict[str, Place | None]:
+        """Return where each worker is, by address; None: it is blind, or was not asked."""
+        with self._lock:
+            return dict(self._workers)
+
     async def _find_others(
         self, client: Client, names: list[Any], met: dict[str, Any]
     ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ import numpy as np
 from dask._task_spec import Alias, Dict, List
 from dask.sizeof import sizeof
 from distributed import Future
+from distributed.client import _get_global_client
 
 from .. import _remote, _sight, _subclasses
 from .._batches import loky_pickler
@@ -96,7 +98,7 @@ class _Batch:
         else:
             # Another object is scattered if it is large.
             mapped = (
-                _arrival_is_weakrefable(value)
+                type(value).__weakrefoffset__ != 0
                 and sizeof(value) > _SCATTERED
                 and _remote.write(value, self.table, self.readers) is not None
             )
@@ -145,13 +147,10 @@ class _Batch:
         return arg.value if isinstance(arg, _Carried) else arg
 
 
-def _arrival_is_weakrefable(value: Any) -> bool:
-    return hasattr(type(value), "__weakref__") or type(value).__weakrefoffset__ != 0
-
-
 def _shows_map(array: Any) -> bool:
-    if type(array) not in (np.ndarray, np.memmap) and (
-        type(array) not in _subclasses.table()
+    if not isinstance(array, np.ndarray) or (
+        type(array) not in (np.ndarray, np.memmap)
+        and type(array) not in _subclasses.table()
     ):
         return False
     mask = np.ma.getmask(array)
@@ -161,6 +160,33 @@ def _shows_map(array: Any) -> bool:
 
 
 # ---- What is replaced --------------------------------------------------------
+
+
+def _make_init(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """What goes by reference isn't scattered, though the user says so."""
+
+    @functools.wraps(stock)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        scatter = bound.arguments.get("scatter")
+        if isinstance(scatter, (list, tuple)) and current_options() is not None:
+            client = bound.arguments.get("client") or _get_global_client()
+            readers = None if client is None else _audience.of(client).readers()
+            if readers is not None and not readers.blind:
+                bound.arguments["scatter"] = [
+                    value
+                    for value in scatter
+                    if not (_shows_map(value) and _all_see(value, readers))
+                ]
+        stock(*bound.args, **bound.kwargs)
+
+    signature = inspect.signature(stock)
+    return __init__
+
+
+def _all_see(array: Any, readers: Readers) -> bool:
+    table = make_engine_table(protocol=5, counted=False)
+    return _remote.write(array, table, readers) is not None
 
 
 def _make_start_call(stock: Callable[..., Any]) -> Callable[..., Any]:
@@ -262,6 +288,7 @@ def put_in(backend: Any) -> None:
     _versions.check_backend(backend)
     submit = "submit" if "submit" in backend.__dict__ else "apply_async"
     for name, make in (
+        ("__init__", _make_init),
         ("start_call", _make_start_call),
         (submit, _make_submit),
         ("_to_func_args", _make_to_func_args),
