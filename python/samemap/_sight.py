@@ -84,7 +84,7 @@ def here() -> Place:
 
 
 def _token() -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=8)
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             digest.update(file.read())
@@ -93,7 +93,7 @@ def _token() -> bytes:
         facts += [str(root.st_dev), str(root.st_ino)]
         facts += [str(os.geteuid()), str(os.getegid()), str(sorted(os.getgroups()))]
     except OSError:
-        return os.urandom(16)
+        return os.urandom(8)
     digest.update("\0".join(facts).encode())
     return digest.digest()
 

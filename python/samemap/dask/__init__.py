@@ -11,7 +11,7 @@ joblib's dask backend needs nothing but ``import samemap``; `install` is for `su
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import _versions
 
@@ -105,3 +105,24 @@ def writes_through() -> bool:
     bool
     """
     return bool(_installed)
+
+
+# ---- What messages name ------------------------------------------------------
+
+
+def _load(*message: Any) -> Any:
+    from . import _arrival
+
+    return _arrival.load(*message)
+
+
+def _batch(parts: Any, values: list[Any]) -> list[Any]:
+    from . import _arrival
+
+    return _arrival.load_batch(parts, values)
+
+
+def _receive(*message: Any) -> Any:
+    from . import _arrival
+
+    return _arrival.receive(*message)

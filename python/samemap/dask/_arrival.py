@@ -1,6 +1,6 @@
 """Where messages are read: in a worker's task, in a comm, in the client.
 
-Imported where a message is evaluated (`wire`) or a client asks (`audience`).
+Imported where a message is evaluated (`_wire`) or a client asks (`_audience`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from distributed.worker import thread_state
 
 from .. import _remote, _sight
 from .._envelope import read_tasks
-from .._errors import BackingError
+from .._errors import BackingError, SamemapError
 from .._remote import Message, Readers
+from .._sight import Place
 from .._tables import make_engine_table
+from ._plain import is_plain
 
 # A worker that has come after a message was written may not see its files: so often it
 # asks for another one, each time after a longer pause (0.05 s, doubled).
@@ -132,8 +134,10 @@ class Unreadable:
 
 # ---- Who is there ------------------------------------------------------------
 
-# The clients that have asked where this process is: where they are, by their id.
-_clients: dict[str, Any] = {}
+# The clients that have asked where this process is, by their id; where they are, by the
+# token of that.
+_met: dict[str, Any] = {}
+_clients: dict[bytes, Place] = {}
 
 
 def meet(client: str, parts: Any) -> tuple[Any, dict[str, Any]]:
@@ -146,8 +150,9 @@ def meet(client: str, parts: Any) -> tuple[Any, dict[str, Any]]:
     parts : tuple
         Its `Place`, see `_remote.place_parts`.
     """
-    _clients[client] = parts
-    return _remote.place_parts(_sight.here()), dict(_clients)
+    _met[client] = parts
+    _clients[parts[0]] = _remote.place_from(parts)
+    return _remote.place_parts(_sight.here()), dict(_met)
 
 
 def hear(places: tuple[Any, ...], write_through: bool) -> None:
@@ -202,66 +207,65 @@ class Slot:
         return take, (self.number,)
 
 
-class BatchResults:
-    """The results of a batch, or a message that has them."""
+class Result:
+    """A result of a task of joblib's on its way back, with what goes by reference."""
 
-    def __init__(self, results: list[Any] | None, message: Message | None) -> None:
-        self.results = results
+    def __init__(self, message: Message) -> None:
         self.message = message
 
-    def open(self) -> list[Any]:
-        """Return the results, in the client.
+    def __reduce__(self) -> Any:
+        return Result, (tuple(self.message),)
+
+    def open(self) -> Any:
+        """Return the result, in the client.
 
         Raises
         ------
         BackingError
-            If the file of a result isn't there any more.
+            If the file of an array isn't there any more.
         """
-        if self.message is None:
-            assert self.results is not None
-            return self.results
-        found: list[Any] = _remote.read(*self.message)
-        return found
+        return _remote.read(*self.message)
 
 
 def load_batch(parts: tuple[Any, ...], values: list[Any]) -> list[Any]:
-    """Load the tasks of a batch, as one that runs them all.
+    """Load the tasks of a batch.
 
     Parameters
     ----------
     parts : tuple
-        Token and "elsewhere" as in `Message`; the bytes; the rest of what
-        `Writer.write_tasks` returns; the id of the client, and whether writable maps
-        are shared.
+        Token and "elsewhere" as in `Message`; the bytes, the count of objects, that of
+        pending arrays and the parts, as `Writer.write_tasks` returns them; whether
+        writable maps are shared.
     values : list
         Of the futures in it.
     """
-    token, elsewhere, data, (count, pending, rest), client, write_through = parts
+    token, elsewhere, data, count, pending, rest, write_through = parts
 
     def read() -> list[Any]:
         with _with_values(values):
             if not elsewhere and not _remote.is_here(token):
                 _remote.refuse(data, *(part[0] for part in rest or ()))
             tasks = read_tasks((count, pending, data, rest))
-        return [(_run_batch, (tasks, values, client, write_through), {})]
+        return [(_run, (task, values, token, write_through), {}) for task in tasks]
 
     tasks: list[Any] = _try(token, read)
     return tasks
 
 
-def _run_batch(
-    tasks: list[Any], values: list[Any], client: str, write_through: bool
-) -> BatchResults:
+def _run(task: Any, values: list[Any], token: bytes, write_through: bool) -> Any:
+    """Run one task of a batch."""
+    function, args, kwargs = task
     with _with_values(values):
-        results = [function(*args, **kwargs) for function, args, kwargs in tasks]
-    parts = _clients.get(client)
-    if parts is None:
-        return BatchResults(results, None)
-    table = make_engine_table(
-        protocol=5, backward=True, write_through=write_through
-    )
-    readers = Readers([_remote.place_from(parts)])
-    message = _remote.write(results, table, readers)
-    return BatchResults(None if message else results, message)
-
-
+        result = function(*args, **kwargs)
+    place = _clients.get(token)
+    if place is None or is_plain(result):
+        return result
+    table = make_engine_table(protocol=5, backward=True, write_through=write_through)
+    try:
+        message = _remote.write(result, table, Readers([place]))
+    except SamemapError:
+        raise
+    except Exception:
+        # dask is going to say so.
+        return result
+    return result if message is None else Result(message)

@@ -18,7 +18,6 @@ from typing import Any
 
 
 import numpy as np
-from dask._task_spec import Alias, Dict, List
 from dask.sizeof import sizeof
 from distributed import Future
 from distributed.client import _get_global_client
@@ -31,7 +30,7 @@ from .._remote import Readers
 from .._switch import current_options
 from .._tables import Options, Table, make_engine_table
 from . import _arrival, _audience, _versions, _wire
-from ._graph import is_plain
+from ._plain import is_plain
 
 # joblib scatters what is larger.
 _SCATTERED = 1000
@@ -134,12 +133,10 @@ class _Batch:
             _sight.here().token,
             not self.readers.all_here,
             data,
-            (count, pending, parts),
-            self.backend.client.id,
+            *(count, pending, parts),
             self.write_through,
         )
-        values = List(*(Alias(key) for key in futures))
-        return _wire.batch_task(message, Dict({"v": values}))
+        return _wire.batch_task(message, [*futures])
 
     def _slot(self, arg: Any, futures: dict[Any, int]) -> Any:
         if isinstance(arg, Future):
@@ -261,14 +258,12 @@ def _make_to_func_args(stock: Callable[..., Any]) -> Callable[..., Any]:
 def _make_retrieve(stock: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(stock)
     def retrieve_result_callback(self: Any, out: Any) -> Any:
-        result = stock(self, out)
-        if (
-            isinstance(result, list)
-            and len(result) == 1
-            and isinstance(result[0], _arrival.BatchResults)
-        ):
-            return result[0].open()
-        return result
+        results = stock(self, out)
+        if isinstance(results, list):
+            for number, result in enumerate(results):
+                if isinstance(result, _arrival.Result):
+                    results[number] = result.open()
+        return results
 
     return retrieve_result_callback
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import sys
-import types
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -37,15 +35,7 @@ from .._errors import SamemapError
 from .._remote import Message, Readers
 from .._tables import Table, make_engine_table
 from . import _arrival, _audience, _wire
-
-# Nothing can be in these, and what is a name is nothing but that.
-_PLAIN = frozenset(
-    [
-        *(type(None), bool, int, float, complex, str, bytes, bytearray),
-        *(np.float64, np.int64, np.bool_, np.float32, np.int32, slice, np.dtype),
-        *(types.BuiltinFunctionType, TaskRef, Alias, np.ufunc, range),
-    ]
-)
+from ._plain import is_plain
 
 # Beyond so many nodes, one look at the whole graph is quicker than one at each.
 _FEW_NODES = 100
@@ -133,27 +123,6 @@ class _Rewriter:
 
 def _all_same(first: Iterable[Any], second: Iterable[Any]) -> bool:
     return all(a is b for a, b in zip(first, second, strict=True))
-
-
-def is_plain(obj: Any) -> bool:
-    """Tell whether an object can't lead to an array, as far as that is quick to see."""
-    cls = type(obj)
-    if cls in _PLAIN:
-        return True
-    if cls is types.FunctionType:
-        # Pickled by its name, unless it has none or is of the program itself.
-        module = sys.modules.get(obj.__module__)
-        return (
-            obj.__module__ != "__main__"
-            and getattr(module, obj.__qualname__, None) is obj
-        )
-    if isinstance(obj, type):
-        return obj.__module__ != "__main__"
-    if cls in (list, tuple, set, frozenset):
-        return len(obj) <= 16 and all(type(item) in _PLAIN for item in obj)
-    if cls is dict:
-        return len(obj) <= 16 and all(type(item) in _PLAIN for item in obj.values())
-    return False
 
 
 def rewrite(expr: Any, readers: Readers, write_through: bool, held: list[Any]) -> Any:

@@ -3,7 +3,7 @@
 The scheduler loads a graph and pickles each of its tasks again; what a client sends to a
 worker is passed on unread. Neither may need samemap. So a message is bytes beside a
 Python expression, which the builtin `eval` runs where the bytes are wanted: with samemap
-it calls `arrival`. Without it, which only a worker can be that has come after the message
+it calls `_arrival`. Without it, which only a worker can be that has come after the message
 was written, it asks for another worker, and at last raises; in a comm, where
 nothing may raise, it makes an object that raises when it is used.
 """
@@ -13,37 +13,23 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from dask._task_spec import Task
+from dask._task_spec import Alias, Dict, List, Task
 
 from .._remote import Message
 
-_MISSING = (
-    "ModuleNotFoundError('this worker has come after the array was sent by '"
-    "'reference, and has no samemap',name='samemap')"
-)
-
-_FOUND = "i('importlib.util').find_spec('samemap')"
-
-_THROW = "(_ for _ in ()).throw"
+# Short, as they are in every message, of which `m` are the parts.
+_FOUND = "if(i:=__import__)('importlib').util.find_spec('samemap')else"
+_THROW = "(_ for _ in()).throw"
 
 # In a task. How often it was tried here is counted by the message.
 _RETRY = (
-    "(lambda n:(n.append(0),i('time').sleep(.05*2**min(len(n),5)),"
-    f"{_THROW}(i('distributed').Reschedule()if len(n)%8 else {_MISSING})))"
-    "(vars(i('sys')).setdefault('_samemap_tries',{}).setdefault(hash(m[2]),[]))"
+    "((n:=vars(i('sys')).setdefault(f'_{hash(m)}',[])).append(0),i('time').sleep(1),"
+    f"{_THROW}(i('distributed').Reschedule()if len(n)%6 else i('samemap')))"
 )
 
-_IMPORT = "(__import__('importlib').import_module"
+_LOAD = f"i('samemap').dask._load(*m){_FOUND}{_RETRY}"
 
-_LOAD = (
-    f"(lambda i,m:i('samemap.dask._arrival').load(*m)if {_FOUND} else {_RETRY})"
-    f"{_IMPORT},m)"
-)
-
-_LOAD_BATCH = (
-    f"(lambda i,m,v:i('samemap.dask._arrival').load_batch(m,v)if {_FOUND} "
-    f"else {_RETRY}){_IMPORT},m,v)"
-)
+_LOAD_BATCH = f"i('samemap').dask._batch(m,v){_FOUND}{_RETRY}"
 
 # In a comm.
 _USES = (
@@ -52,9 +38,8 @@ _USES = (
 )
 
 _RECEIVE = (
-    f"(lambda i,m:i('samemap.dask._arrival').receive(*m)if {_FOUND} else "
-    f"type('MissingSamemap',(),dict.fromkeys('{_USES}'.split(),"
-    f"lambda *a,**k:{_THROW}({_MISSING})))()){_IMPORT},m)"
+    f"i('samemap').dask._receive(*m){_FOUND} type('MissingSamemap',(),"
+    f"dict.fromkeys('{_USES}'.split(),lambda*a,**k:i('samemap')))()"
 )
 
 
@@ -65,16 +50,19 @@ def task(message: Message, key: Any = None, data_producer: bool = False) -> Task
     )
 
 
-def batch_task(parts: tuple[Any, ...], values: Any) -> Task:
+def batch_task(parts: tuple[Any, ...], keys: list[Any]) -> Task:
     """Make the node of a graph that is the tasks of a batch of joblib's.
 
     Parameters
     ----------
     parts : tuple
-        As `arrival.load_batch` takes them; the third is hashable.
-    values : GraphNode
-        A dict whose "v" are the values of futures.
+        As `_arrival.load_batch` takes them.
+    keys : list
+        Of the futures in it.
     """
+    if not keys:
+        return Task(None, eval, _LOAD_BATCH, {"m": parts, "v": ()})
+    values = Dict({"v": List(*(Alias(key) for key in keys))})
     return Task(None, eval, _LOAD_BATCH, {"m": parts}, values)
 
 
