@@ -38,10 +38,15 @@ class Readers:
     ----------
     places : iterable of Place or None
         None for one that can't read messages.
+    too_long : callable, optional
+        Called with each array that is a message of its own, and goes by reference.
     """
 
-    def __init__(self, places: Any) -> None:
+    def __init__(
+        self, places: Any, too_long: Callable[[Array], None] | None = None
+    ) -> None:
         self.places = frozenset(places)
+        self.too_long = too_long
         mine = _sight.here()
         self.blind = any(
             place is None or place.version != mine.version for place in self.places
@@ -115,10 +120,7 @@ def write(
         return None
     here = _sight.here()
     backings: list[Any] = []
-    if readers.all_here:
-        entries = with_backings(table, backings)
-    else:
-        entries = elsewhere(table, readers, backings)
+    entries = entries_for(table, readers, backings)
     # Buffers are left out of the first try: where nothing is found, they need not be
     # copied.
     buffers: list[Any] = []
@@ -127,11 +129,21 @@ def write(
         return None
     if buffers:
         data = _dump(obj, entries, held, None)
+    if readers.too_long is not None and isinstance(obj, np.ndarray):
+        readers.too_long(obj)
     return Message(here.token, not readers.all_here, data)
 
 
-def with_backings(table: Table, backings: list[Any]) -> Table:
-    """Return a table that notes the mappings that a message refers to."""
+def entries_for(table: Table, readers: Readers, backings: list[Any]) -> Table:
+    """Return the table of one message for these readers.
+
+    Parameters
+    ----------
+    backings : list
+        Gets the mappings that the message refers to.
+    """
+    if not readers.all_here:
+        return _Elsewhere(table, readers, backings).entries()
 
     def note(backing: Any) -> Any:
         backings.append(backing)
@@ -240,17 +252,6 @@ class _Elsewhere:
 def told_offset(looks: Any, path: bytes, offset: int) -> int:
     """Return the offset under which the map of a backing was noted."""
     return offset if (path, offset) in looks else next(o for p, o in looks if p == path)
-
-
-def elsewhere(table: Table, readers: Readers, backings: list[Any]) -> Table:
-    """Return a table for a message some of whose readers are on other hosts.
-
-    Parameters
-    ----------
-    backings : list
-        Gets the mappings that the message refers to.
-    """
-    return _Elsewhere(table, readers, backings).entries()
 
 
 def path_of(array: Array) -> str | None:

@@ -20,6 +20,7 @@ from .._errors import BackingError, SamemapError
 from .._remote import Message, Readers
 from .._sight import Place
 from .._tables import make_engine_table
+from . import _memory
 from ._plain import is_plain
 
 # A worker that has come after a message was written may not see its files: so often it
@@ -140,7 +141,9 @@ _met: dict[str, Any] = {}
 _clients: dict[bytes, Place] = {}
 
 
-def meet(client: str, parts: Any) -> tuple[Any, dict[str, Any]]:
+def meet(
+    client: str, parts: Any, dask_worker: Any = None
+) -> tuple[Any, dict[str, Any], int | None]:
     """In a worker: tell a client where this process is, and which clients it has met.
 
     Parameters
@@ -149,10 +152,22 @@ def meet(client: str, parts: Any) -> tuple[Any, dict[str, Any]]:
         Id of the client.
     parts : tuple
         Its `Place`, see `_remote.place_parts`.
+    dask_worker : distributed.Worker
+        Given by distributed.
+
+    Returns
+    -------
+    tuple
+        The same of this process.
+    dict
+        And of the clients that it has met, by their id.
+    int or None
+        Bytes that it may have resident, see `_memory`.
     """
     _met[client] = parts
     _clients[parts[0]] = _remote.place_from(parts)
-    return _remote.place_parts(_sight.here()), dict(_met)
+    room = _memory.find_room(dask_worker)
+    return _remote.place_parts(_sight.here()), dict(_met), room
 
 
 def hear(places: tuple[Any, ...], write_through: bool) -> None:

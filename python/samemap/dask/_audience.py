@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 import weakref
@@ -21,7 +22,7 @@ from tornado.ioloop import PeriodicCallback
 from .. import _remote, _sight
 from .._remote import Readers
 from .._sight import Place
-from . import _arrival, _wire
+from . import _arrival, _memory, _wire
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class Audience:
         # By address; None: blind, or hasn't answered yet.
         self._workers: dict[str, Place | None] = {}
         self._met: dict[str, Any] = {}
+        # Bytes that a worker may have resident.
+        self._room: dict[str, int | None] = {}
         self._others: set[Place | None] = set()
         self._asking: asyncio.Lock | None = None
         self._looked = 0.0
@@ -81,6 +84,11 @@ class Audience:
         if time.monotonic() - self._looked > _FRESH:
             self.ask(wait)
         return self.workers
+
+    def _is_within(self, client: Client) -> bool:
+        """Tell whether the cluster is in this process: nothing is to be gained."""
+        scheduler = client.scheduler
+        return scheduler is not None and scheduler.address.startswith("inproc://")
 
     def ask(self, wait: bool = True) -> None:
         """Ask those that were not asked. Any thread; on the event loop, it goes on.
@@ -112,6 +120,9 @@ class Audience:
 
     async def _ask_each(self, client: Client) -> None:
         if client.scheduler is None or client.status != "running":
+            return
+        if self._is_within(client):
+            self._looked = math.inf
             return
         self._looked = time.monotonic()
         if self._clock is None:
@@ -155,6 +166,7 @@ class Audience:
                 continue
             with self._lock:
                 self._workers[address] = _remote.place_from(answer[0])
+                self._room[address] = answer[2]
             met.update(answer[1])
         return met
 
@@ -202,8 +214,11 @@ class Audience:
         """Draw the conclusions from what is known."""
         with self._lock:
             places = set(self._workers.values())
-            self.workers = Readers(places)
-            self.everyone = Readers({*places, *self._others, _sight.here()})
+            rooms = [self._room.get(address) for address in self._workers]
+            least = min((room for room in rooms if room is not None), default=None)
+            watch = None if least is None else _memory.Watch(least)
+            self.workers = Readers(places, watch)
+            self.everyone = Readers({*places, *self._others, _sight.here()}, watch)
 
     def dismiss(self) -> None:
         """Let workers send results as without samemap, and forget this audience."""

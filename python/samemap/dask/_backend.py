@@ -94,6 +94,8 @@ class _Batch:
             return value
         if isinstance(value, np.ndarray):
             mapped = _shows_map(value)
+            if mapped and self.readers.too_long is not None:
+                self.readers.too_long(value)
         else:
             # Another object is scattered if it is large.
             mapped = (
@@ -121,10 +123,7 @@ class _Batch:
         ):
             return None
         backings: list[Any] = []
-        if self.readers.all_here:
-            table = _remote.with_backings(self.table, backings)
-        else:
-            table = _remote.elsewhere(self.table, self.readers, backings)
+        table = _remote.entries_for(self.table, self.readers, backings)
         writer = Writer(loky_pickler, table)
         count, pending, data, parts = writer.write_tasks(items, held)
         if not backings:
