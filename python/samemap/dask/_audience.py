@@ -31,6 +31,9 @@ _logger = logging.getLogger(__name__)
 _FRESH = 0.25
 _PERIOD = 2.0
 
+# So long an answer is waited for, in seconds.
+_PATIENCE = 3.0
+
 # The workers of a cluster, and the ids of its clients: those of the workers themselves,
 # and the scheduler's own for what is to be run without one, are not others.
 # (Events of the topic "all" would tell, too, but not all of those can be serialized: a
@@ -55,6 +58,7 @@ class Audience:
         self._lock = threading.Lock()
         # By address; None: blind, or hasn't answered yet.
         self._workers: dict[str, Place | None] = {}
+        self._answered: set[str] = set()
         self._met: dict[str, Any] = {}
         # Bytes that a worker may have resident.
         self._room: dict[str, int | None] = {}
@@ -104,7 +108,7 @@ class Audience:
             client.loop.add_callback(self._ask)
             return
         with contextlib.suppress(OSError, TimeoutError, RuntimeError):
-            client.sync(self._ask, callback_timeout=30)
+            client.sync(self._ask, callback_timeout=10)
 
     async def _ask(self) -> None:
         client = self._client()
@@ -136,7 +140,8 @@ class Audience:
             gone = set(self._workers) - present
             for address in gone:
                 del self._workers[address]
-            unknown = sorted(present - set(self._workers))
+            self._answered &= present
+            unknown = sorted(present - self._answered)
             for address in unknown:
                 self._workers[address] = None
         if unknown and self.workers is not None:
@@ -152,19 +157,18 @@ class Audience:
 
     async def _meet(self, client: Client, addresses: list[str]) -> dict[str, Any]:
         """Ask workers where they are; return the clients that they have met."""
-        answers = await client._run(
-            _arrival.meet,
-            client.id,
-            _remote.place_parts(_sight.here()),
-            workers=addresses,
-            on_error="return",
-        )
+        mine = _remote.place_parts(_sight.here())
         met: dict[str, Any] = {}
+        answers = await _run_on(client, addresses, _arrival.meet, client.id, mine)
         for address, answer in answers.items():
-            # An error: it has no samemap, or is gone.
-            if isinstance(answer, BaseException):
+            if isinstance(answer, OSError):
+                # It is gone, or busy: another time.
                 continue
             with self._lock:
+                self._answered.add(address)
+                # It has no samemap.
+                if isinstance(answer, BaseException):
+                    continue
                 self._workers[address] = _remote.place_from(answer[0])
                 self._room[address] = answer[2]
             met.update(answer[1])
@@ -205,9 +209,7 @@ class Audience:
                 place if place is None else _remote.place_parts(place)
                 for place in self.everyone.places
             )
-            await client._run(
-                _arrival.hear, parts, self.results, workers=addresses, on_error="return"
-            )
+            await _run_on(client, addresses, _arrival.hear, parts, self.results)
         self._told = told
 
     def _settle(self) -> None:
@@ -236,7 +238,7 @@ class Audience:
                 client.loop.add_callback(dismiss)
             else:
                 with contextlib.suppress(OSError, TimeoutError, RuntimeError):
-                    client.sync(dismiss, callback_timeout=30)
+                    client.sync(dismiss, callback_timeout=10)
         let_go(self)
 
     def close(self) -> None:
@@ -260,6 +262,32 @@ class Audience:
         for key in keys:
             if key in futures:
                 self._held[key] = held
+
+
+async def _run_on(
+    client: Client, addresses: list[str], function: Any, *args: Any
+) -> dict[str, Any]:
+    """Run a function on workers; return what it returns or raises, by address.
+
+    Who doesn't answer, as it is being killed, is left out: the scheduler waits for it.
+    """
+
+    def run(workers: list[str]) -> Any:
+        call = client._run(function, *args, workers=workers, on_error="return")
+        return asyncio.wait_for(call, _PATIENCE)
+
+    try:
+        return dict(await run(addresses))
+    except (asyncio.TimeoutError, OSError):
+        pass
+    answers = await asyncio.gather(
+        *(run([address]) for address in addresses), return_exceptions=True
+    )
+    return {
+        address: answer[address]
+        for address, answer in zip(addresses, answers, strict=True)
+        if not isinstance(answer, BaseException) and address in answer
+    }
 
 
 async def _find_present(client: Client) -> tuple[list[str], list[Any]]:
