@@ -284,7 +284,7 @@ def attach_elsewhere(token: bytes, look: tuple[Any, ...], args: Attach) -> Any:
     path, offset, length = args[2], args[4], args[5]
     _sight.check(os.fsdecode(path), Look(*look), offset, length)
     # Of the sender's process nothing is known here, not even that it isn't another's.
-    return _core.attach(*args[:3], _identity_here(path), *args[4:7], 0)
+    return _core.attach(*args[:3], _identity_here(path), *args[4:7], os.getpid())
 
 
 def _identity_here(path: bytes) -> bytes:
