@@ -6,6 +6,7 @@ import os
 import pickle
 
 import numpy as np
+import psutil
 import pytest
 import samemap
 from samemap import _core
@@ -13,6 +14,7 @@ from support import layouts
 from support.engine_messages import dumps, sent
 from support.equality import differences, fingerprint, same_file
 from support.kinds import KINDS, plain
+from support.scripts import run_script
 
 COUNT = 6000
 PROTOCOLS = [4, 5]
@@ -252,6 +254,55 @@ def test_file_was_truncated_before(memmap_path):
     os.truncate(memmap_path, 100)
     with pytest.raises(samemap.BackingTruncatedError):
         dumps(array)
+
+
+@pytest.mark.needs_maps
+@pytest.mark.parametrize("own", [memoryview, np.asarray], ids=["mmap", "memmap"])
+def test_file_is_larger_than_memory(tmp_path, own):
+    """A view of a writable file of four times the memory is no more than its pages."""
+    path, size = tmp_path / "large", 4 * psutil.virtual_memory().total
+    path.touch()
+    try:
+        os.truncate(path, size)
+    except OSError:
+        pytest.skip("the file system has no such files")
+    array = np.memmap(path, np.uint8, "r+")
+    array[5] = 55
+    if own is memoryview:
+        array = np.frombuffer(array._mmap, np.uint8)
+    for view in (array[:10], array):
+        arrived = sent(view)
+        arrived[6] = 66
+        assert arrived[5] == 55
+    assert array[6] == 0
+    assert samemap.loads(samemap.dumps(array[:10]))[5] == 55
+
+
+@pytest.mark.needs_maps
+def test_process_may_not_have_the_map(tmp_path):
+    """Where the limit of a process forbids the map the view's bytes are read."""
+    source = """
+        import pickle, resource, sys
+        import numpy as np
+        import samemap
+        from support.engine_messages import dumps
+
+        array = np.memmap(sys.argv[1], np.uint8, "w+", shape=(1 << 32,))
+        array[100:200] = range(100)
+        message, whole = dumps(array[100:200]), dumps(array)
+        data = 1 << 28
+        resource.setrlimit(resource.RLIMIT_DATA, (data, data))
+        arrived = pickle.loads(message)
+        assert arrived.tolist() == list(range(100))
+        arrived[0] = 5
+        assert array[100] == 0
+        assert type(arrived) is np.memmap
+        try:
+            pickle.loads(whole)
+        except MemoryError:
+            print("no memory")
+    """
+    assert run_script(source, tmp_path / "large") == "no memory\n"
 
 
 def test_reducer_is_pickled_with_its_options():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import importlib
 import io
 import os
 import pickle
@@ -12,7 +13,10 @@ import numpy as np
 
 from . import _core, _lost
 from ._switch import current_options
-from ._tables import Options, make_table
+from ._tables import Options, Table, make_engine_table, make_table
+
+# For which `explain` can tell: their modules have a function `explain_array`.
+ENGINES = ("pools", "dask")
 
 _SUBCLASS = (
     "it is of a class that pickles its memory by itself; samemap.register would "
@@ -24,7 +28,7 @@ _EXPORTED = (
     "task maps for itself"
 )
 
-_NOT_INSTALLED = "samemap is not installed: joblib goes its own way"
+_LASTING = "no path leads to the file, and the message may outlive the array"
 
 # Who sees what a task writes: with a file, and without.
 _WRITES = {
@@ -59,7 +63,10 @@ class Explanation(dict[str, Any]):
         message, nbytes = self["message_nbytes"], self["nbytes"]
         lines.append(f"message   {message} bytes for {nbytes} bytes of elements")
         if not self["installed"]:
-            lines.append(f"but       {self.get('not_installed', _NOT_INSTALLED)}")
+            engine = self.get("engine", "joblib")
+            way = "joblib goes its own way" if engine == "joblib" else "it is copied"
+            name = "samemap" if engine == "joblib" else f"samemap.{engine}"
+            lines.append(f"but       {name} is not installed: {way}")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -121,24 +128,35 @@ MAX_NBYTES = 1 << 20
 
 
 def write_alone(
-    array: np.ndarray[Any, np.dtype[Any]], options: Options | None
+    array: np.ndarray[Any, np.dtype[Any]],
+    table: Table,
+    export_min: int,
+    protocol: int = 5,
 ) -> tuple[int, bool]:
-    """Write a message with the array alone, without counting it as sent.
+    """Write a message with the array alone.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+    table : dict
+        Reducers by exact type, which don't count what they send.
+    export_min : int
+        Larger arrays in ordinary memory go by a memory file; -1: none do.
+    protocol : int
+        The pickler's.
 
     Returns
     -------
     int
         Its bytes.
     bool
-        The array goes by a memory file, with joblib's defaults.
+        The array goes by a memory file.
     """
     file = io.BytesIO()
-    pickler = pickle.Pickler(file, 5)
-    uncounted = make_table(Options(), counted=False)
-    pickler.dispatch_table = {**copyreg.dispatch_table, **uncounted}
+    pickler = pickle.Pickler(file, protocol)
+    pickler.dispatch_table = {**copyreg.dispatch_table, **table}
     held: list[Any] = []
-    exports = options is not None and options.memory
-    message = _core.Outgoing(held, MAX_NBYTES if exports else -1)
+    message = _core.Outgoing(held, export_min)
     try:
         pickler.dump(array)
     finally:
@@ -150,7 +168,7 @@ def write_alone(
 
 
 def explain(
-    array: np.ndarray[Any, np.dtype[Any]], engine: str | None = None
+    array: np.ndarray[Any, np.dtype[Any]], *, engine: str = "joblib"
 ) -> Explanation:
     """Tell how an array will travel to a worker, and why.
 
@@ -158,11 +176,11 @@ def explain(
     ----------
     array : numpy.ndarray
         Or an instance of a subclass: its memory is looked at.
-    engine : {None, "dask"}
-        None for joblib's own pools; "dask" for dask's workers, of the default client if
-        there is one, once `samemap.dask.install` was called. ``message_nbytes`` has what
-        goes around the array there; ``workers`` tells of each that was asked whether it
-        sees the file, by address.
+    engine : {"joblib", "pools", "dask"}
+        To a worker of whom: joblib's pools, or those of the standard library (see
+        `samemap.pools.install`), where it is told for an argument of a task, or dask's
+        (`samemap.dask.install`), those of the default client if there is one. There
+        ``workers`` tells of each, by address, whether it may be sent a reference.
 
     Returns
     -------
@@ -172,12 +190,12 @@ def explain(
         Always there: ``by_reference`` (bool), ``reason`` (a key of `stats`,
         "subclass" for a class that was not registered, "" by reference), ``why``
         (the reason in words), ``installed`` (False: `Parallel` uses joblib's own
-        reducers here and now), ``type``, ``dtype``, ``shape``, ``strides`` (bytes),
-        ``writeable``, ``nbytes``, ``message_nbytes`` (bytes pickled for the array
-        alone), and ``writes``: who sees what a task writes to the array. "file": the
-        file and everybody who maps it; "shared": everybody who has this memory, which
-        was made for that; "task": the task alone; "none": nobody, as it arrives
-        read-only.
+        reducers here and now; the engine its own), ``type``, ``dtype``, ``shape``,
+        ``strides`` (bytes), ``writeable``, ``nbytes``, ``message_nbytes`` (bytes
+        pickled for the array alone), and ``writes``: who sees what a task writes to
+        the array. "file": the file and everybody who maps it; "shared": everybody who
+        has this memory, which was made for that; "task": the task alone; "none":
+        nobody, as it arrives read-only.
 
         For memory on a mapped file also ``path``, ``unlinked`` (bool: the name is
         gone, or is another file's), ``identity``, ``route`` ("path", "descriptor" or
@@ -194,37 +212,42 @@ def explain(
     TypeError
         If `array` is no array.
     ValueError
-        For another `engine`.
-    UnsupportedEngineError
-        If the engine is missing.
+        If no engine has that name.
 
     Notes
     -----
-    This is about an array that is an argument of a task, and about joblib's defaults:
-    a ``max_nbytes`` of 1 MiB, and no ``mmap_mode`` that was named, as with that joblib
-    dumps what is larger to a file and sends it read-only. What sits in an object, a
-    partial or a closure and is larger arrives read-only, too, unless writes to it are
-    shared or it is a `numpy.memmap`.
+    With ``engine="joblib"`` this is about an array that is an argument of a task, and
+    about joblib's defaults: a ``max_nbytes`` of 1 MiB, and no ``mmap_mode`` that was
+    named, as with that joblib dumps what is larger to a file and sends it read-only.
+    What sits in an object, a partial or a closure and is larger arrives read-only, too,
+    unless writes to it are shared or it is a `numpy.memmap`.
 
     An array by value is written once to know the size of its message.
     """
-    if engine is not None:
-        from ._explain_engine import explain_for
-
-        return explain_for(array, engine)
-    result = explain_memory(array)
+    if engine != "joblib":
+        if engine not in ENGINES:
+            names = ", ".join(map(repr, ["joblib", *ENGINES]))
+            raise ValueError(f"engine must be one of {names}, not {engine!r}")
+        told: Explanation = importlib.import_module(
+            f"{__package__}.{engine}"
+        ).explain_array(array)
+        return told
+    result = describe(array)
     options = current_options()
     if options is not None and options.write_through and _can_write_through(result):
         result["writes"] = "file"
     result["installed"] = options is not None
-    result["message_nbytes"], exported = write_alone(array, options)
+    exports = options is not None and options.memory
+    table = make_table(Options(), counted=False)
+    found = write_alone(array, table, MAX_NBYTES if exports else -1)
+    result["message_nbytes"], exported = found
     if exported:
         result |= {"reason": "exported", "why": _EXPORTED}
     return result
 
 
-def explain_memory(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
-    """Tell what is so of an array whatever carries it."""
+def describe(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
+    """Tell what an array lies on, and what joblib's workers would see of it."""
     result = Explanation(_core.describe(array))
     cls = type(array)
     result["type"] = f"{cls.__module__}.{cls.__qualname__}"
@@ -233,6 +256,59 @@ def explain_memory(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
         if "writes" in result:
             result["writes"] = "task"
     result["by_reference"] = not result["reason"]
+    return result
+
+
+def explain_for_engine(
+    array: np.ndarray[Any, np.dtype[Any]],
+    engine: str,
+    *,
+    installed: bool,
+    write_through: bool,
+    export_min: int,
+    protocol: int,
+    lasting: bool = False,
+) -> Explanation:
+    """Do the work of `explain` for an engine that has `make_engine_table`'s reducers.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+    engine : str
+        Its name, as in ``samemap.<engine>``.
+    installed : bool
+    write_through, lasting, protocol
+        As for `make_engine_table`.
+    export_min : int
+        Larger arrays in ordinary memory go by a memory file; -1: none do.
+
+    Returns
+    -------
+    Explanation
+        With the key ``engine``.
+    """
+    result = describe(array)
+    result["engine"] = engine
+    table = make_engine_table(
+        protocol=protocol, lasting=lasting, write_through=write_through, counted=False
+    )
+    found = write_alone(array, table, export_min, protocol)
+    result["message_nbytes"], exported = found
+    requested = result["writes"] == "shared"
+    if exported:
+        result |= {"reason": "exported", "why": _EXPORTED}
+    elif result["by_reference"]:
+        if lasting and result["route"] == "descriptor" and not requested:
+            result |= {"reason": "unreachable", "why": _LASTING, "route": ""}
+            result["by_reference"] = False
+        elif write_through and _can_write_through(result):
+            result["writes"] = "file"
+        elif result["writes"] == "file" and not write_through:
+            result["writes"] = "task"
+    if not result["by_reference"] and not exported:
+        # NumPy's own pickles are writeable, whatever was sent.
+        result["writes"] = "none" if requested else "task"
+    result["installed"] = installed
     return result
 
 

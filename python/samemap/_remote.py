@@ -254,13 +254,6 @@ def told_offset(looks: Any, path: bytes, offset: int) -> int:
     return offset if (path, offset) in looks else next(o for p, o in looks if p == path)
 
 
-def path_of(array: Array) -> str | None:
-    """Return the path that leads to an array's memory, if one does."""
-    told = _core.describe(array)
-    path: str | None = told["path"] if told.get("route") == "path" else None
-    return path
-
-
 def _find_mmap(array: Array) -> mmap.mmap | None:
     owner: Any = array
     while owner is not None and not isinstance(owner, mmap.mmap):

@@ -8,4 +8,9 @@ long limits_maps(void);
 /* Descriptors that this process may have open now. */
 long limits_descriptors(void);
 
+/* A flag of mmap(2): the pages of a private mapping count against the system's
+ * memory when they are written, and not all of them before. 0: there is none.
+ */
+int limits_unreserved(void);
+
 #endif

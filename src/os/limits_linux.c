@@ -5,6 +5,7 @@
 
 #include <limits.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 /* The kernel's own default, for where /proc doesn't tell. */
@@ -29,4 +30,10 @@ limits_descriptors(void)
         return LONG_MAX;
     }
     return (long)limit.rlim_cur;
+}
+
+int
+limits_unreserved(void)
+{
+    return MAP_NORESERVE;
 }

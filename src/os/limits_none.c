@@ -14,3 +14,9 @@ limits_descriptors(void)
 {
     return LONG_MAX;
 }
+
+int
+limits_unreserved(void)
+{
+    return 0;
+}

@@ -6,6 +6,7 @@
 #include "backing.h"
 #include "errors.h"
 #include "os/descriptor.h"
+#include "os/limits.h"
 #include "os/memfile.h"
 #include "receiver/lost.h"
 #include "registry.h"
@@ -234,13 +235,19 @@ attach_shared(State *state, const Reference *reference)
     return map;
 }
 
+bool
+attach_lacks_memory(void)
+{
+    return raised_errno() == ENOMEM;
+}
+
 PyObject *
 attach_own(State *state, const Reference *reference, int fd, bool private)
 {
     bool writable = private || access_writes_through(reference->access);
     PyObject *map = map_file(state, reference, fd, private, writable);
     if (map == NULL && private && reference->access & MAPPING_EXPORT &&
-        raised_errno() == ENOMEM) {
+        attach_lacks_memory()) {
         /* Pages that may be written count against RLIMIT_DATA and, with strict
          * overcommit, all memory. Read-only, as a dump would be, it goes. */
         PyErr_Clear();
@@ -264,24 +271,31 @@ attach_init(State *state)
 {
     PyObject *hex = state_import("sys", "hexversion");
     long read, write;
-    PyObject *py_write = NULL;
+    PyObject *py_write = NULL, *py_private = NULL;
     int result = -1;
     state->mmap_shared = state_import("mmap", "MAP_SHARED");
-    state->mmap_private = state_import("mmap", "MAP_PRIVATE");
+    py_private = state_import("mmap", "MAP_PRIVATE");
     state->prot_read = state_import("mmap", "PROT_READ");
     py_write = state_import("mmap", "PROT_WRITE");
-    if (hex == NULL || state->mmap_shared == NULL ||
-        state->mmap_private == NULL || state->prot_read == NULL ||
-        py_write == NULL) {
+    if (hex == NULL || state->mmap_shared == NULL || py_private == NULL ||
+        state->prot_read == NULL || py_write == NULL) {
         goto done;
     }
+    /* Views of a file that is larger than the memory: they write to a few of
+     * its pages at most. */
+    state->mmap_private =
+        PyLong_FromLong(PyLong_AsLong(py_private) | limits_unreserved());
     read = PyLong_AsLong(state->prot_read);
     write = PyLong_AsLong(py_write);
     state->prot_write = PyLong_FromLong(read | write);
     state->mmap_has_trackfd = PyLong_AsLong(hex) >= 0x030D0000;
-    result = state->prot_write != NULL && !PyErr_Occurred() ? 0 : -1;
+    result = state->prot_write != NULL && state->mmap_private != NULL &&
+                     !PyErr_Occurred()
+                 ? 0
+                 : -1;
 done:
     Py_XDECREF(hex);
+    Py_XDECREF(py_private);
     Py_XDECREF(py_write);
     return result;
 }

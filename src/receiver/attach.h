@@ -18,6 +18,10 @@ PyObject *attach_shared(State *state, const Reference *reference);
 PyObject *attach_own(State *state, const Reference *reference, int fd,
                      bool private);
 
+/* The exception that is set says that a map could not be made for want of
+ * memory, or of the address space that the process may have. */
+bool attach_lacks_memory(void);
+
 /* The mmap.mmap made for such a message keeps a descriptor. */
 bool attach_keeps_descriptor(State *state, const Reference *reference);
 

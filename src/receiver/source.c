@@ -175,27 +175,40 @@ read_bytes(Source *self, int fd, Memory *memory)
     return 0;
 }
 
+/* Reads the offsets [low, high) into new memory: 0, or -1 with an exception. */
+static int
+copy_part(Source *self, npy_intp low, npy_intp high, Memory *memory)
+{
+    int result = -1;
+    int fd = take_descriptor(self);
+    if (fd >= 0 && memory_allocate(low, high, memory) == 0) {
+        result = read_bytes(self, fd, memory);
+    }
+    if (fd >= 0) {
+        put_descriptor(self, fd);
+    }
+    if (result < 0) {
+        memory_clear(memory);
+    }
+    return result;
+}
+
 int
 source_make(Source *self, npy_intp low, npy_intp high, bool may_copy,
             Memory *memory)
 {
     int result = -1;
     if ((may_copy && high - low <= COPY_MAX) || !has_map(self)) {
-        int fd = take_descriptor(self);
-        if (fd >= 0 && memory_allocate(low, high, memory) == 0) {
-            result = read_bytes(self, fd, memory);
-        }
-        if (fd >= 0) {
-            put_descriptor(self, fd);
-        }
-        if (result < 0) {
-            memory_clear(memory);
-        }
+        result = copy_part(self, low, high, memory);
     } else {
         PyObject *map = make_map(self, true);
         if (map != NULL) {
             result = memory_of(self->state, map, memory);
             Py_DECREF(map);
+        } else if (attach_lacks_memory()) {
+            /* All of the file would count; for the view there may be enough. */
+            PyErr_Clear();
+            result = copy_part(self, low, high, memory);
         }
     }
     if (result == 0) {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 # Files whose tests need no extra and are quick, but for those that they mark.
-QUICK = {"test_pools.py"}
+QUICK = {"test_explain_engines.py", "test_pools.py", "test_queues.py"}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -18,6 +18,8 @@ from . import _versions
 if TYPE_CHECKING:
     from distributed import Client
 
+    from .._explain import Explanation
+
 __all__ = ["install", "installed", "uninstall"]
 
 _lock = threading.Lock()
@@ -105,6 +107,14 @@ def writes_through() -> bool:
     bool
     """
     return bool(_installed)
+
+
+def explain_array(array: Any) -> Explanation:
+    """Do the work of `samemap.explain` with ``engine="dask"``."""
+    _versions.check()
+    from . import _explain
+
+    return _explain.explain(array)
 
 
 # ---- What messages name ------------------------------------------------------

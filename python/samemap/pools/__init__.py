@@ -7,7 +7,13 @@ with every start method. Nothing of it is in force before.
 
 from __future__ import annotations
 
-from ._messages import Options
+import pickle
+from typing import Any
+
+import numpy as np
+
+from .._explain import Explanation, explain_for_engine
+from ._messages import EXPORT_MIN, Options
 from ._patches import current, put_in, take_out
 
 __all__ = ["install", "installed", "uninstall"]
@@ -71,6 +77,20 @@ def uninstall() -> None:
     Pools that exist send as stock does from now on, and what is underway arrives.
     """
     take_out()
+
+
+def explain_array(array: np.ndarray[Any, np.dtype[Any]]) -> Explanation:
+    """Do the work of ``samemap.explain(array, engine="pools")``."""
+    messages = current()
+    options = Options() if messages is None else messages.options
+    return explain_for_engine(
+        array,
+        "pools",
+        installed=messages is not None,
+        write_through=options.write_through,
+        export_min=EXPORT_MIN if messages is not None and options.memory else -1,
+        protocol=pickle.DEFAULT_PROTOCOL,
+    )
 
 
 def installed() -> bool:

@@ -50,7 +50,6 @@ _MISSING = object()
 _ForkingPickler: Any = reduction.ForkingPickler
 _Connection: Any = connection._ConnectionBase
 _SafeQueue: Any = process._SafeQueue
-_pool: Any = pool
 
 # Those of executors that were made since.
 _call_queues: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -199,6 +198,7 @@ def _set_up_queues(self: Any) -> None:
     if type(self._inqueue) is not _SimpleQueue:
         return
     holds: dict[tuple[int, int], Any] = {}
+    ended: list[Any] = []
     writer, receive = self._inqueue._writer, self._quick_get
 
     def quick_put(task: Any) -> None:
@@ -214,9 +214,11 @@ def _set_up_queues(self: Any) -> None:
         writer._send_bytes(data)
 
     def quick_get() -> Any:
+        # Of the last result, when it has been handed over: freeing memory takes time.
+        ended.clear()
         result = receive()
         if holds and result is not None:
-            holds.pop(result[:2], None)
+            ended.append(holds.pop(result[:2], None))
         return result
 
     self._quick_put, self._quick_get = quick_put, quick_get
@@ -267,20 +269,16 @@ def _stock_of(where: Any, name: str) -> Any:
     return _stock.get((where, name)) or getattr(where, name)
 
 
-# Whose parameters, after self, are relied on.
+# Whose parameters are relied on.
 _SIGNATURES: list[tuple[Any, str, list[str]]] = [
-    (process._CallItem, "_CallItem", ["work_id", "fn", "args", "kwargs"]),
-    (
-        process._ResultItem,
-        "_ResultItem",
-        ["work_id", "exception", "result", "exit_pid"],
-    ),
-    (process._WorkItem, "_WorkItem", ["future", "fn", "args", "kwargs"]),
-    (_pool.worker, "Pool's worker", ["inqueue", "outqueue"]),
-    (_pool.Pool._setup_queues, "Pool._setup_queues", ["self"]),
-    (_Connection.send, "Connection.send", ["self", "obj"]),
-    (_ForkingPickler.dumps, "ForkingPickler.dumps", ["obj", "protocol"]),
-    (reduction.dump, "reduction.dump", ["obj", "file", "protocol"]),
+    (process, "_CallItem", ["work_id", "fn", "args", "kwargs"]),
+    (process, "_ResultItem", ["work_id", "exception", "result", "exit_pid"]),
+    (process, "_WorkItem", ["future", "fn", "args", "kwargs"]),
+    (pool, "worker", ["inqueue", "outqueue"]),
+    (pool.Pool, "_setup_queues", ["self"]),
+    (_Connection, "send", ["self", "obj"]),
+    (_ForkingPickler, "dumps", ["obj", "protocol"]),
+    (reduction, "dump", ["obj", "file", "protocol"]),
 ]
 
 
@@ -302,10 +300,16 @@ def check() -> None:
     """
     if not SUPPORTED[0] <= sys.version_info[:2] <= SUPPORTED[1]:
         raise _unsupported("they were not tried")
-    for function, name, parameters in _SIGNATURES:
-        found = list(inspect.signature(function).parameters)
-        if found[: len(parameters)] != parameters:
-            raise _unsupported(f"{name} takes {', '.join(found)}")
+    for where, name, parameters in _SIGNATURES:
+        function = getattr(where, name, None)
+        if not callable(function):
+            raise _unsupported(f"{where.__name__} has no {name}")
+        found = inspect.signature(function).parameters
+        names, more = list(found), list(found.values())[len(parameters) :]
+        if names[: len(parameters)] != parameters or any(
+            parameter.default is parameter.empty for parameter in more
+        ):
+            raise _unsupported(f"{where.__name__}.{name} takes {', '.join(names)}")
     for module in (queues, connection):
         if getattr(module, "_ForkingPickler", None) is not _ForkingPickler:
             raise _unsupported(f"{module.__name__} pickles otherwise")
