@@ -202,13 +202,12 @@ class _Elsewhere:
         self.looks: dict[tuple[bytes, int], tuple[mmap.mmap, dict[str, Any]]] = {}
 
     def entries(self) -> Table:
-        entries = {
+        return {
             **self.table,
             np.ndarray: self.reduce,
             np.memmap: self.reduce,
             _core.Backing: self.reduce_backing,
         }
-        return entries
 
     def reduce(self, array: Array) -> Any:
         told = _core.describe(array)

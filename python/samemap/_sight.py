@@ -1,8 +1,8 @@
 """Which process sees which file: where a process is, and what leads to a file there.
 
 Two processes on one host in the same namespaces see the same files by the same paths.
-Across hosts a path says nothing, and neither do size, time and inode number: copies keep
-the first two, images of disks all three. There a path is the same file only where both
+Across hosts a path says nothing, and neither do size, time and inode number: copies
+keep the first two, images of disks all three. There a path is the same file only where both
 tables of mounts say that it leads to one network file system; what `look` tells of the
 file is then compared as well, before a byte is used.
 
@@ -33,7 +33,10 @@ _BLOCKS = 8
 # File systems whose source names a server or a cluster, or a share of the machine that
 # all its guests are on.
 _NETWORK = frozenset(
-    "nfs nfs4 cifs smb3 smbfs ceph lustre beegfs gpfs 9p virtiofs".split()
+    [
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "beegfs", "gpfs"),
+        *("9p", "virtiofs"),
+    ]
 )
 
 

@@ -244,7 +244,9 @@ def _scratch(value, path):
 def test_nested(run, memmap):
     """By reference in containers, objects, closures, partials and keyword arguments."""
     expected = "memmap", 17997000.0, "r+"
-    assert run(lambda x: dask_tasks.place(x["a"][0][1]), {"a": [(1, memmap)]}) == expected
+    assert (
+        run(lambda x: dask_tasks.place(x["a"][0][1]), {"a": [(1, memmap)]}) == expected
+    )
     assert run(dask_tasks.first_of, dask_tasks.Holder(memmap)) == expected
     assert run(lambda: dask_tasks.place(memmap)) == expected
     assert run(lambda *, x: dask_tasks.place(x), x=memmap) == expected

@@ -48,7 +48,9 @@ PROGRAM = PROGRAM.replace(
 BY_VALUE = "None None None\n" * 2 + "{None}\nFalse\n[]\n"
 BY_REFERENCE = "r+ r+ r+\n" * 2 + "{'r+'}\nTrue\n[]\n"
 
-OTHER_FILE = "mount -t tmpfs none {folder} && head -c 48000 /dev/urandom > {folder}/data"
+OTHER_FILE = (
+    "mount -t tmpfs none {folder} && head -c 48000 /dev/urandom > {folder}/data"
+)
 OVERLAY = (
     "mkdir {folder}/../over && mount -t tmpfs none {folder}/../over && "
     "mkdir {folder}/../over/upper {folder}/../over/work && mount -t overlay -o "

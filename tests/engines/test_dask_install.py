@@ -61,7 +61,10 @@ def what_is_in_force():
         for cls in (np.ndarray, np.memmap, np.recarray, np.ma.MaskedArray):
             table.dispatch(cls)
     return (
-        {name: client.__dict__[name] for name in ("_graph_to_futures", "_gather_remote")},
+        {
+            name: client.__dict__[name]
+            for name in ("_graph_to_futures", "_gather_remote")
+        },
         [dict(table._lookup) for table in tables],
         dict(serialize.families),
         arrays.from_array,

@@ -1,4 +1,4 @@
-"""A second host, in namespaces of this one: its own network, mounts, names and processes.
+"""A second host, in namespaces of this one: network, mounts, names, processes.
 
 `first_host` is for the test: a prefix for `run_script`, as the program gets a network
 and mounts of its own, too, and leaves nothing behind. `second_host` and `two_hosts` are
@@ -24,7 +24,8 @@ if sys.argv[2] != "samemap":
 from distributed import Worker
 
 async def main():
-    async with Worker(sys.argv[1], nthreads=1, host=sys.argv[3], name="second") as worker:
+    scheduler, _, host = sys.argv[1:]
+    async with Worker(scheduler, nthreads=1, host=host, name="second") as worker:
         await worker.finished()
 
 asyncio.run(main())
@@ -57,8 +58,10 @@ def second_host(commands, *program):
         'ip link set second up && exec "$@" $line'
     )
     host = subprocess.Popen(
-        [*UNSHARE, "-u", "-p", "--fork", "--mount-proc", "--kill-child"]
-        + ["sh", "-c", script, "sh", *program],
+        [
+            *(*UNSHARE, "-u", "-p", "--fork", "--mount-proc", "--kill-child"),
+            *("sh", "-c", script, "sh", *program),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -419,8 +419,8 @@ def _dask() -> Finding:
         OK,
         "dask's workers",
         "dask counts pages of mapped files as a worker's memory: one that reads a map "
-        "larger than its memory_limit is paused (distributed.worker.memory.pause), then "
-        "killed (distributed.worker.memory.terminate)",
+        "larger than its memory_limit is paused (distributed.worker.memory.pause), "
+        "then killed (distributed.worker.memory.terminate)",
         "set both to False, or give workers more memory_limit, where maps are larger",
     )
 

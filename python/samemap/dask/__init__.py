@@ -5,8 +5,9 @@ joblib's dask backend needs nothing but ``import samemap``; `install` is for `su
 """
 
 # `_versions` looks at what is relied on, `_audience` knows who is there, `_graph` and
-# `_comm` let arrays go by reference in graphs and in messages, `_backend` does in joblib's
-# backend. `_wire` is what is sent, `_arrival` what a worker or a client does with it.
+# `_comm` let arrays go by reference in graphs and in messages, `_backend` does in
+# joblib's backend. `_wire` is what is sent, `_arrival` what a worker or a client does
+# with it.
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def _make_from_array(stock: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def put_in() -> None:
-    """Replace the function in both modules that have it; without dask.array, nothing."""
+    """Replace the function in the modules that have it, if dask.array is there."""
     if _stock:
         return
     try:

@@ -175,7 +175,7 @@ class Audience:
         return met
 
     def places(self) -> dict[str, Place | None]:
-        """Return where each worker is, by address; None: it is blind, or was not asked."""
+        """Return where each worker is, by address; None: blind, or not asked yet."""
         with self._lock:
             return dict(self._workers)
 
@@ -230,9 +230,7 @@ class Audience:
         if client is not None and client.status == "running" and addresses:
 
             async def dismiss() -> None:
-                await client._run(
-                    _arrival.forget, workers=addresses, on_error="ignore"
-                )
+                await client._run(_arrival.forget, workers=addresses, on_error="ignore")
 
             if client.asynchronous or _is_on_loop(client):
                 client.loop.add_callback(dismiss)
@@ -278,7 +276,7 @@ async def _run_on(
 
     try:
         return dict(await run(addresses))
-    except (asyncio.TimeoutError, OSError):
+    except (TimeoutError, OSError):
         pass
     answers = await asyncio.gather(
         *(run([address]) for address in addresses), return_exceptions=True

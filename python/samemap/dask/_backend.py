@@ -1,8 +1,8 @@
 """joblib's dask backend, with nothing but ``import samemap``.
 
 joblib registers the backend when it is first asked for; that is when the class is
-changed. A batch that leads to mapped arrays is written as a batch for joblib's own pools
-is (`_envelope.Writer`): what tasks write there is each task's own. All else goes
+changed. A batch that leads to mapped arrays is written as a batch for joblib's own
+pools is (`_envelope.Writer`): what tasks write there is each task's own. All else goes
 joblib's way.
 """
 
@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
-
 
 import numpy as np
 from dask.sizeof import sizeof
@@ -149,7 +148,7 @@ def _shows_map(array: Any) -> bool:
         and type(array) not in _subclasses.table()
     ):
         return False
-    mask = np.ma.getmask(array)
+    mask: Any = np.ma.getmask(array)
     return is_mapped(np.ndarray.view(array, np.ndarray)) or (
         mask is not np.ma.nomask and is_mapped(mask)
     )
@@ -300,6 +299,3 @@ def take_out() -> None:
         name, stock = _stock.popitem()
         setattr(_class, name, stock)
     _class = None
-
-
-

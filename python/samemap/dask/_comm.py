@@ -104,7 +104,7 @@ def _fail(error: Exception) -> Any:
 
 def _shows_map(array: Any) -> bool:
     if isinstance(array, np.ma.MaskedArray):
-        mask = np.ma.getmask(array)
+        mask: Any = np.ma.getmask(array)
         return is_mapped(np.ndarray.view(array, np.ndarray)) or (
             mask is not np.ma.nomask and is_mapped(mask)
         )

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from dask._expr import HLGExpr, LLGExpr
 from dask._task_spec import (
-    Alias,
     DataNode,
     GraphNode,
     Task,
@@ -48,9 +47,7 @@ class _Rewriter:
 
     def __init__(self, readers: Readers, write_through: bool) -> None:
         self.readers = readers
-        self.table: Table = make_engine_table(
-            protocol=5, write_through=write_through
-        )
+        self.table: Table = make_engine_table(protocol=5, write_through=write_through)
         self.held: list[Any] = []
         # The messages of objects that several nodes have; the objects stay there.
         self._messages: dict[int, tuple[Any, Message | None]] = {}
@@ -105,7 +102,7 @@ class _Rewriter:
             kwargs.values(), node.kwargs.values()
         ):
             return node
-        cls = type(node) if function is node.func else Task
+        cls: Any = type(node) if function is node.func else Task
         copy = cls.__new__(cls)
         for slot in cls.get_all_slots():
             setattr(copy, slot, getattr(node, slot))
@@ -181,7 +178,9 @@ def _make_graph_to_futures(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap ``Client._graph_to_futures``, through which all graphs of a client go."""
 
     @functools.wraps(stock)
-    def _graph_to_futures(self: Any, expr: Any, keys: Any, *args: Any, **kw: Any) -> Any:
+    def _graph_to_futures(
+        self: Any, expr: Any, keys: Any, *args: Any, **kw: Any
+    ) -> Any:
         audience = _audience.of(self)
         if audience.results is None:
             audience.results = _write_through

@@ -17,9 +17,7 @@ def _unsupported(what: str, found: str) -> UnsupportedEngineError:
     )
 
 
-def _has(
-    owner: Any, name: str, arguments: tuple[str, ...] = ()
-) -> Callable[..., Any]:
+def _has(owner: Any, name: str, arguments: tuple[str, ...] = ()) -> Callable[..., Any]:
     found = getattr(owner, name, None)
     label = f"{getattr(owner, '__module__', '')} {getattr(owner, '__name__', owner)}"
     if not callable(found):

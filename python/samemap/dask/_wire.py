@@ -45,9 +45,7 @@ _RECEIVE = (
 
 def task(message: Message, key: Any = None, data_producer: bool = False) -> Task:
     """Make the node of a graph that is the object of a message."""
-    return Task(
-        key, eval, _LOAD, {"m": tuple(message)}, _data_producer=data_producer
-    )
+    return Task(key, eval, _LOAD, {"m": tuple(message)}, _data_producer=data_producer)
 
 
 def batch_task(parts: tuple[Any, ...], keys: list[Any]) -> Task:
