@@ -1,7 +1,7 @@
 """dask on one machine: views of a memmap reach its workers as they are.
 
-joblib's dask backend needs nothing but the import of samemap; `samemap.dask.install` is for
-`submit` and `scatter`. Tasks may write to what they get: that is their own.
+joblib's dask backend needs nothing but the import of samemap; `samemap.dask.install` is
+for `submit` and `scatter`. Tasks may write to what they get: that is their own.
 
 Output::
 
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import samemap.dask
 from dask.distributed import Client, LocalCluster
@@ -54,12 +55,8 @@ def show(path: Path, client: Client) -> None:
 def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            dashboard_address=None,
-            local_directory=folder,
-        ) as cluster,
+        dask.config.set({"temporary-directory": folder}),
+        LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
         show(Path(folder, "data"), client)
