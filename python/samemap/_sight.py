@@ -2,9 +2,9 @@
 
 Two processes on one host in the same namespaces see the same files by the same paths.
 Across hosts a path says nothing, and neither do size, time and inode number: copies
-keep the first two, images of disks all three. There a path is the same file only where both
-tables of mounts say that it leads to one network file system; what `look` tells of the
-file is then compared as well, before a byte is used.
+keep the first two, images of disks all three. There a path is the same file only where
+both tables of mounts say that it leads to one network file system; what `check`
+compares is more to be sure, before a byte is used.
 
 Nothing here knows of an engine, or sends anything.
 """

@@ -16,7 +16,7 @@ serialize = importlib.import_module("distributed.protocol.serialize")
 
 
 def test_nothing_is_imported():
-    """Neither dask nor distributed, by the import of samemap or by a call of joblib's."""
+    """Neither dask nor distributed, by the import or by a call of joblib's."""
     program = """
         import sys, joblib, samemap
         joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(i) for i in range(4))
@@ -44,8 +44,8 @@ def test_joblibs_backend_in_any_order(first, tmp_path):
                 return Parallel()([delayed(place)(array)] * 2)
 
         if __name__ == "__main__":
-            with LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
-                with Client(cluster):
+            options = dict(threads_per_worker=1, dashboard_address=None)
+            with LocalCluster(2, **options) as cluster, Client(cluster):
                     print(both({str(tmp_path / "data")!r}))
     """
     if first == "samemap":
@@ -199,8 +199,10 @@ def test_asynchronous(tmp_path):
                 2, threads_per_worker=1, dashboard_address=None, asynchronous=True
             ) as cluster, Client(cluster, asynchronous=True) as client:
                 samemap.dask.install(client)
-                while (told := await client.submit(place, array, pure=False))[2] is None:
+                told = "memmap", 0.0, None
+                while told[2] is None:
                     assert told == ("memmap", 0.0, None)
+                    told = await client.submit(place, array, pure=False)
                 print(told)
                 samemap.dask.uninstall()
 

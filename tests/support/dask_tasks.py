@@ -56,7 +56,7 @@ def second(_, array):
 
 
 def die(array):
-    """End the worker; in the caller's process, where joblib runs a task alone, raise."""
+    """End the worker; raise in the caller's process, where joblib may run a task."""
     from distributed import get_worker
 
     get_worker()

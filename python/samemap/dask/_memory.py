@@ -1,8 +1,8 @@
 """Memory limits of workers: dask counts the pages of mapped files that were read.
 
 A worker that reads through a map larger than its limit is paused, or killed by its
-nanny, though the system could drop those pages at any time. Which setting decides is the
-user's to know: nothing here changes it.
+nanny, though the system could drop those pages at any time. Which setting decides is
+the user's to know: nothing here changes it.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Watch:
             return
         _told.add(path)
         warnings.warn(
-            f"an array of {array.nbytes:,} bytes on {path!r} goes to workers that dask "
-            f"lets have {self.room:,} bytes resident: it counts the pages of files "
-            "that were read, and pauses or kills a worker that reads more. Give workers more "
-            f"memory_limit, or set {' and '.join(_SETTINGS)} to False",
+            f"an array of {array.nbytes:,} bytes on {path!r} goes to workers that "
+            f"dask lets have {self.room:,} bytes resident: it counts the pages of "
+            "files that were read, and pauses or kills a worker that reads more. Give "
+            f"workers more memory_limit, or set {' and '.join(_SETTINGS)} to False",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -1,11 +1,11 @@
 """What is sent: expressions that a stock worker can evaluate.
 
-The scheduler loads a graph and pickles each of its tasks again; what a client sends to a
-worker is passed on unread. Neither may need samemap. So a message is bytes beside a
-Python expression, which the builtin `eval` runs where the bytes are wanted: with samemap
-it calls `_arrival`. Without it, which only a worker can be that has come after the message
-was written, it asks for another worker, and at last raises; in a comm, where
-nothing may raise, it makes an object that raises when it is used.
+The scheduler loads a graph and pickles each of its tasks again; what a client sends to
+a worker is passed on unread. Neither may need samemap. So a message is bytes beside a
+Python expression, which the builtin `eval` runs where the bytes are wanted: with
+samemap it calls `_arrival`. Without it, which only a worker can be that has come after
+the message was written, it asks for another worker, and at last raises; in a comm,
+where nothing may raise, it makes an object that raises when it is used.
 """
 
 from __future__ import annotations
