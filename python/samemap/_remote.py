@@ -54,6 +54,8 @@ class Readers:
         others = {place.token for place in self.places if place is not None}
         self.all_here = not self.blind and others <= {mine.token}
         self._seen: dict[str, bool] = {}
+        # What somebody makes once for these readers.
+        self.made: dict[Any, Any] = {}
 
     def see(self, path: str) -> bool:
         """Tell whether each of them sees the file that this process sees there."""

@@ -127,7 +127,7 @@ def _load(*message: Any) -> Any:
     return _arrival.load(*message)
 
 
-def _batch(parts: Any, values: list[Any]) -> list[Any]:
+def _batch(parts: Any, values: Any = ()) -> list[Any]:
     from . import _arrival
 
     return _arrival.load_batch(parts, values)

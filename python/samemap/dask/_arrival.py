@@ -198,7 +198,7 @@ _values = threading.local()
 
 
 @contextmanager
-def _with_values(values: list[Any]) -> Iterator[None]:
+def _with_values(values: Any) -> Iterator[None]:
     before = getattr(_values, "now", None)
     _values.now = values
     try:
@@ -242,7 +242,7 @@ class Result:
         return _remote.read(*self.message)
 
 
-def load_batch(parts: tuple[Any, ...], values: list[Any]) -> list[Any]:
+def load_batch(parts: tuple[Any, ...], values: Any) -> list[Any]:
     """Load the tasks of a batch.
 
     Parameters
@@ -251,7 +251,7 @@ def load_batch(parts: tuple[Any, ...], values: list[Any]) -> list[Any]:
         Token and "elsewhere" as in `Message`; the bytes, the count of objects, that of
         pending arrays and the parts, as `Writer.write_tasks` returns them; whether
         writable maps are shared.
-    values : list
+    values : sequence
         Of the futures in it.
     """
     token, elsewhere, data, count, pending, rest, write_through = parts
@@ -267,7 +267,7 @@ def load_batch(parts: tuple[Any, ...], values: list[Any]) -> list[Any]:
     return tasks
 
 
-def _run(task: Any, values: list[Any], token: bytes, write_through: bool) -> Any:
+def _run(task: Any, values: Any, token: bytes, write_through: bool) -> Any:
     """Run one task of a batch."""
     function, args, kwargs = task
     with _with_values(values):

@@ -121,11 +121,11 @@ class _Batch:
             for part in (function, *args, *kwargs.values())
         ):
             return None
-        backings: list[Any] = []
-        table = _remote.entries_for(self.table, self.readers, backings)
-        writer = Writer(loky_pickler, table)
+        writer, backings = self._writer()
         count, pending, data, parts = writer.write_tasks(items, held)
-        if not backings:
+        found = bool(backings)
+        backings.clear()
+        if not found:
             return None
         message = (
             _sight.here().token,
@@ -135,6 +135,20 @@ class _Batch:
             self.write_through,
         )
         return _wire.batch_task(message, [*futures])
+
+    def _writer(self) -> tuple[Writer, list[Any]]:
+        """Return what writes, and the list of what a message refers to, empty.
+
+        On the event loop of the client, to which the readers belong: by one at a time.
+        """
+        made = self.readers.made.get(self.write_through)
+        if made is None or not self.readers.all_here:
+            backings: list[Any] = []
+            table = _remote.entries_for(self.table, self.readers, backings)
+            made = Writer(loky_pickler, table), backings
+            self.readers.made[self.write_through] = made
+        made[1].clear()
+        return made
 
     def _slot(self, arg: Any, futures: dict[Any, int]) -> Any:
         if isinstance(arg, Future):

@@ -17,19 +17,23 @@ from dask._task_spec import Alias, Dict, List, Task
 
 from .._remote import Message
 
-# Short, as they are in every message, of which `m` are the parts.
-_FOUND = "if(i:=__import__)('importlib').util.find_spec('samemap')else"
-_THROW = "(_ for _ in()).throw"
+# Short, as they are in every message, of which `m` are the parts; and what is seldom
+# needed is a string in it, as compiling takes longer than loading an array.
+_FOUND = "if __import__('importlib').util.find_spec('samemap')else"
 
 # In a task. How often it was tried here is counted by the message.
 _RETRY = (
-    "((n:=vars(i('sys')).setdefault(f'_{hash(m)}',[])).append(0),i('time').sleep(1),"
-    f"{_THROW}(i('distributed').Reschedule()if len(n)%6 else i('samemap')))"
+    "import sys,time,distributed as d;n=vars(sys).setdefault(f'_{hash(m)}',[]);n+=0,;"
+    "time.sleep(1)\nif len(n)%6:raise d.Reschedule\nimport samemap"
 )
 
-_LOAD = f"i('samemap').dask._load(*m){_FOUND}{_RETRY}"
+_MISSING = f" exec({_RETRY!r})"
 
-_LOAD_BATCH = f"i('samemap').dask._batch(m,v){_FOUND}{_RETRY}"
+_LOAD = f"__import__('samemap').dask._load(*m){_FOUND}{_MISSING}"
+
+_LOAD_BATCH = f"__import__('samemap').dask._batch(m){_FOUND}{_MISSING}"
+
+_LOAD_BATCH_WITH = f"__import__('samemap').dask._batch(m,v){_FOUND}{_MISSING}"
 
 # In a comm.
 _USES = (
@@ -37,10 +41,12 @@ _USES = (
     "__sub__ __rsub__ __matmul__ __float__ __int__ __bool__"
 )
 
-_RECEIVE = (
-    f"i('samemap').dask._receive(*m){_FOUND} type('MissingSamemap',(),"
-    f"dict.fromkeys('{_USES}'.split(),lambda*a,**k:i('samemap')))()"
+_STAND_IN = (
+    f"type('MissingSamemap',(),dict.fromkeys('{_USES}'.split(),"
+    "lambda*a,**k:__import__('samemap')))()"
 )
+
+_RECEIVE = f"__import__('samemap').dask._receive(*m){_FOUND} eval({_STAND_IN!r})"
 
 
 def task(message: Message, key: Any = None, data_producer: bool = False) -> Task:
@@ -59,9 +65,9 @@ def batch_task(parts: tuple[Any, ...], keys: list[Any]) -> Task:
         Of the futures in it.
     """
     if not keys:
-        return Task(None, eval, _LOAD_BATCH, {"m": parts, "v": ()})
+        return Task(None, eval, _LOAD_BATCH, {"m": parts})
     values = Dict({"v": List(*(Alias(key) for key in keys))})
-    return Task(None, eval, _LOAD_BATCH, {"m": parts}, values)
+    return Task(None, eval, _LOAD_BATCH_WITH, {"m": parts}, values)
 
 
 class _Received:
