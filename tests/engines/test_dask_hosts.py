@@ -192,12 +192,8 @@ LATE = """
     from support.hosts import two_hosts
 
     def tried():
-        import sys
-        from_samemap = sys.modules.get("samemap.dask._arrival")
-        with_it = from_samemap is not None and bool(from_samemap._tries)
-        return with_it or any(name.startswith("_") and isinstance(value, list)
-                              and value and set(value) == {0}
-                              for name, value in vars(sys).items())
+        from samemap.dask import _arrival
+        return bool(_arrival._tries)
 
     if __name__ == "__main__":
         path, there, others = sys.argv[1:]

@@ -23,7 +23,7 @@ _FOUND = "if __import__('importlib').util.find_spec('samemap')else"
 
 # In a task. How often it was tried here is counted by the message.
 _RETRY = (
-    "import sys,time,distributed as d;n=vars(sys).setdefault(f'_{hash(m)}',[]);n+=0,;"
+    "import time,distributed as d;n=vars(d).setdefault(f'_{hash(m)}',[]);n+=0,;"
     "time.sleep(1)\nif len(n)%6:raise d.Reschedule\nimport samemap"
 )
 
