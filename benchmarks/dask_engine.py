@@ -7,7 +7,7 @@ and the scheduler send. The times of both as well.
 """
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -69,10 +69,16 @@ def nbytes(function: Callable[[], Any]) -> float:
     return float(sent - before)
 
 
+def per_task(
+    how: Callable[[Callable[[], Any]], float], count: int, function: Callable[[], Any]
+) -> float:
+    return how(function) / count
+
+
 def measure(
     client: Client,
     how: Callable[[Callable[[], Any]], float],
-    cases: dict[str, tuple[str, Callable[[], Any]]],
+    cases: Mapping[str, tuple[str, Callable[[], Any]]],
     rounds: int,
 ) -> Timings:
     """Measure each case with its side in force."""
@@ -125,7 +131,7 @@ def benchmark_wire(report: Report, client: Client, data: Any, path: str) -> None
             "int": ("samemap", partial(send, 5)),
         }
         timings = measure(
-            client, lambda f, n=count: nbytes(f) / n, cases, report.rounds(9)
+            client, partial(per_task, nbytes, count), cases, report.rounds(9)
         )
         # The least: what the cluster says of itself comes in between.
         more = min(timings["samemap"]) - min(timings["int"])
@@ -139,7 +145,7 @@ def benchmark_wire(report: Report, client: Client, data: Any, path: str) -> None
             note=f"more than an int; stock {min(timings['stock']):,.0f} bytes in all",
         )
         timings = measure(
-            client, lambda f, n=count: seconds(f) / n, cases, report.rounds(9)
+            client, partial(per_task, seconds, count), cases, report.rounds(9)
         )
         medians = medians_of(timings)
         report.add(

@@ -230,7 +230,9 @@ class Audience:
         if client is not None and client.status == "running" and addresses:
 
             async def dismiss() -> None:
-                await client._run(_arrival.forget, workers=addresses, on_error="ignore")
+                present, _ = await _find_present(client)
+                there = [address for address in addresses if address in present]
+                await _run_on(client, there, _arrival.forget)
 
             if client.asynchronous or _is_on_loop(client):
                 client.loop.add_callback(dismiss)
