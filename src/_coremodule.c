@@ -26,6 +26,7 @@
 #include "sender/shared.h"
 #include "state.h"
 #include "wire/memmap.h"
+#include "wire/reference.h"
 
 /* The index of `py_name` in `names`, which ends with NULL; -1 with ValueError:
  * `expected` names them for people. */
@@ -227,6 +228,8 @@ module_exec(PyObject *module)
         owner_init(state) < 0 || memmap_init(state) < 0 ||
         scan_init(state) < 0 || init_types(state, module) < 0 ||
         registry_init(state) < 0 ||
+        PyModule_AddIntConstant(module, "MESSAGE_VERSION", MESSAGE_VERSION) <
+            0 ||
         PyModule_AddStringConstant(module, "SYSTEM", system_name()) < 0) {
         return -1;
     }

@@ -6,6 +6,8 @@ import numpy as np
 
 # Which system the module was built for: "linux", or "none" for what knows nothing.
 SYSTEM: str
+# Of the messages that this module writes, and the only one that it reads.
+MESSAGE_VERSION: int
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _Reduction = tuple[Any, ...]

@@ -25,7 +25,7 @@ import numpy as np
 from joblib._memmapping_reducer import TemporaryResourcesManager
 from joblib.externals.loky import process_executor, reusable_executor
 
-from . import _lost
+from . import _engines, _lost
 from ._batches import (
     NUMBER,
     BatchReducer,
@@ -315,11 +315,13 @@ def put_in() -> None:
     object.__setattr__(_default_mode(), "default_value", DefaultMode(_stock_mode))
     _stock_init = joblib.parallel.BatchedCalls.__init__
     joblib.parallel.BatchedCalls.__init__ = _make_init(_stock_init)
+    _engines.put_in()
     expire_executor()
 
 
 def take_out() -> None:
     """Give joblib back its own functions."""
+    _engines.take_out()
     while _stock:
         module, stock = _stock.popitem()
         setattr(module, _NAME, stock)

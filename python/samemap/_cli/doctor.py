@@ -6,6 +6,7 @@ are put into words. Bug reports begin with this page.
 
 import argparse
 import errno
+import importlib.util
 import os
 import platform
 import re
@@ -179,6 +180,8 @@ def _findings(facts: Facts, temporary: str) -> Iterator[Finding]:
         yield _shm(facts)
     yield _descriptors(facts)
     yield _maps(facts)
+    if importlib.util.find_spec("distributed") is not None:
+        yield _dask()
 
 
 def _kernel(version: tuple[int, int]) -> str:
@@ -408,6 +411,17 @@ def _maps(facts: Facts) -> Finding:
         name,
         f"{what}: where tasks would have more than a quarter of them, they get copies",
         f"`sysctl vm.max_map_count={FEW_MAPS}`",
+    )
+
+
+def _dask() -> Finding:
+    return Finding(
+        OK,
+        "dask's workers",
+        "dask counts pages of mapped files as a worker's memory: one that reads a map "
+        "larger than its memory_limit is paused (distributed.worker.memory.pause), "
+        "then killed (distributed.worker.memory.terminate)",
+        "set both to False, or give workers more memory_limit, where maps are larger",
     )
 
 
