@@ -3,22 +3,25 @@
 import contextlib
 import gc
 import multiprocessing
+import operator
 import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import samemap
 import samemap.pools
 from samemap import _core
-from samemap.pools import _messages
+from samemap.pools import _messages, _patches
 from support import foreign, layouts, pool_tasks
 from support.equality import differences, fingerprint
 from support.kinds import KINDS, plain
@@ -213,6 +216,34 @@ def test_large_array_in_memory(workers):
         found = workers.map(pool_tasks.add_one, views, len(views))
     assert found == [11, 3, LARGE, 3]
     assert array[1] == 1
+
+
+@pytest.mark.needs_descriptors
+def test_no_more_memory_files_than_workers_take(tmp_path, monkeypatch):
+    """Of arrays from a generator few are made before workers have their turn."""
+    waits = threading.Event()
+
+    def sleep(seconds):
+        waits.set()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(_patches, "time", SimpleNamespace(sleep=sleep))
+    made = []
+
+    def make_arrays(count):
+        for number in range(count):
+            made.append(number)
+            yield tmp_path / "open", np.full(LARGE, float(number))
+
+    unread = os.cpu_count() or 1
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        results = pool.imap(pool_tasks.total_behind, make_arrays(unread + 20))
+        assert waits.wait(TIMEOUT)
+        # Both workers have one, and one more is to be sent.
+        assert len(made) <= 2 + unread + 1
+        (tmp_path / "open").touch()
+        expected = [LARGE * number for number in range(unread + 20)]
+        assert [results.next(TIMEOUT) for _ in expected] == expected
 
 
 @pytest.mark.needs_descriptors
@@ -459,6 +490,20 @@ def test_messages_without_references_are_stock(expression):
     assert hold is None
     result = (0, 3, (True, obj))
     assert bytes(messages.result(result)) == bytes(stock(result))
+
+
+@pytest.mark.needs_maps
+def test_executor_that_is_older(r_plus):
+    """It goes on as it began: by value, without samemap."""
+    samemap.pools.uninstall()
+    try:
+        workers = Workers("executor", "fork")
+        workers.run(pool_tasks.echo, 1)
+    finally:
+        samemap.pools.install()
+    filename = workers.run(operator.attrgetter("filename"), r_plus)
+    workers.end()
+    assert filename is None
 
 
 def test_workers_are_told(workers):

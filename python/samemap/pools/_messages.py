@@ -19,7 +19,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple, NoReturn
 
 from .. import _exports, _subclasses
-from .._core import Outgoing, forget_images
+from .._core import Export, Outgoing, forget_images
 from .._envelope import Receipts
 from .._errors import SamemapError
 from .._tables import Table, make_engine_table
@@ -66,6 +66,11 @@ class Hold:
     def __init__(self, held: list[Any]) -> None:
         self.held = held
         _holds[id(self)] = None
+
+    @property
+    def has_files(self) -> bool:
+        """Whether an array in ordinary memory was written to a memory file."""
+        return any(type(item) is Export for item in self.held)
 
     def __del__(self) -> None:
         _holds.pop(id(self), None)
@@ -179,10 +184,9 @@ class Messages:
             return buffer.getbuffer()
         work = self.find_work(call)
         if work is None:
-            # An executor that is older than `install`, or was told to end.
-            buffer, _ = self.lasting(call)
-        else:
-            work.samemap_hold = Hold(held)
+            # Nobody would hold it: an executor that is older than `install`.
+            return ForkingPickler.dumps(call)
+        work.samemap_hold = Hold(held)
         return _enclose(load_call, call.work_id, buffer.getvalue())
 
     def _result_item(self, item: Any) -> Buffer:
