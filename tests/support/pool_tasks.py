@@ -96,6 +96,13 @@ def total(array):
     return float(np.sum(array))
 
 
+def total_behind(gate):
+    """Return a sum when a file is there."""
+    path, array = gate
+    wait_for(path)
+    return total(array)
+
+
 def fill(array, start):
     array[start::2] = start
 

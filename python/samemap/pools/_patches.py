@@ -13,6 +13,8 @@ Replaced are, each by something that asks for the options of this process:
 
 from __future__ import annotations
 
+import array
+import fcntl
 import importlib
 import inspect
 import os
@@ -20,7 +22,9 @@ import platform
 import socket
 import stat
 import sys
+import termios
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import process
@@ -194,6 +198,27 @@ def work(inqueue: Any, outqueue: Any, *args: Any) -> None:
     _stock_of(pool, "worker")(inqueue, outqueue, *args)
 
 
+# Seconds between two looks at a pipe.
+_SHORTEST, _LONGEST = 5e-5, 1e-3
+
+
+def _wait_for_readers(writer: Any, nbytes: int) -> None:
+    """Wait while as many messages as there are processors are to be read.
+
+    Stock's pool sends large arrays through the pipe, and so makes no more than its
+    workers take. The name of a memory file is short: of tasks from a generator
+    hundreds would be made, and their files be in memory, before a worker has one.
+    """
+    unread = array.array("i", [0])
+    limit, pause = nbytes * (os.cpu_count() or 1), _SHORTEST
+    while True:
+        fcntl.ioctl(writer.fileno(), termios.FIONREAD, unread)
+        if unread[0] < limit:
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST)
+
+
 def _set_up_queues(self: Any) -> None:
     _stock_of(pool.Pool, "_setup_queues")(self)
     if type(self._inqueue) is not _SimpleQueue:
@@ -212,6 +237,8 @@ def _set_up_queues(self: Any) -> None:
         data, hold = messages.task(task)
         if hold is not None:
             holds[task[:2]] = hold
+            if hold.has_files:
+                _wait_for_readers(writer, len(data))
         writer._send_bytes(data)
 
     def quick_get() -> Any:
