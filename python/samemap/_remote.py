@@ -158,7 +158,8 @@ def _dump(
     obj: Any, table: Table, held: list[Any] | None, buffers: list[Any] | None
 ) -> bytes:
     """Pickle, with cloudpickle where the reader could not import what is named."""
-    entries = {**copyreg.dispatch_table, **table}
+    # What the user has registered wins, as it does in the engine's own message.
+    entries = {**table, **copyreg.dispatch_table}
     callback = None if buffers is None else buffers.append
     message = _core.Outgoing(held)
     try:

@@ -1,6 +1,7 @@
 """`samemap.dask`: arguments, scattered data and results of a real cluster."""
 
 import contextlib
+import copyreg
 
 import joblib
 import numpy as np
@@ -90,6 +91,16 @@ def assert_arrived(array, arrived):
     else:
         assert "sha256" not in different
         assert array.shape == arrived["shape"]
+
+
+def reduce_to_shape(array):
+    return tuple, (array.shape,)
+
+
+def test_reducers_of_the_user(run, memmap, monkeypatch):
+    """What the user has registered with `copyreg` wins, as in stock."""
+    monkeypatch.setitem(copyreg.dispatch_table, np.memmap, reduce_to_shape)
+    assert run(dask_tasks.same, memmap) == memmap.shape
 
 
 # ---- Layouts -----------------------------------------------------------------

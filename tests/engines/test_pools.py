@@ -1,6 +1,7 @@
 """The standard library's pools: arrays by reference, in every way to start a worker."""
 
 import contextlib
+import copyreg
 import gc
 import multiprocessing
 import operator
@@ -531,6 +532,63 @@ def test_guide(tmp_path):
     )
     assert done.stdout == "20000000.0\n", done.stderr
     (tmp_path / "data.bin").unlink()
+
+
+def test_executors_of_several_threads(monkeypatch):
+    """A call finds its executor's work while another thread makes executors."""
+    monkeypatch.setattr(_patches, "_call_queues", weakref.WeakSet())
+    # What an executor does, without the queue.
+    stock = _patches._SafeQueue, "__init__"
+    monkeypatch.setitem(_patches._stock, stock, lambda queue: None)
+    made, errors = [], []
+
+    def make_queues():
+        for number in range(20_000):
+            queue = CallQueue()
+            _patches._init_call_queue(queue)
+            made[number % 50 :] = [queue]
+
+    def find():
+        call = _messages._CallItem(1, pool_tasks.echo, (), {})
+        while maker.is_alive():
+            try:
+                _patches._find_work(call)
+            except RuntimeError as error:
+                errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        maker = threading.Thread(target=make_queues)
+        maker.start()
+        find()
+        maker.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not errors
+
+
+class CallQueue:
+    def __init__(self):
+        self.pending_work_items = {}
+
+
+def reduce_to_shape(array):
+    return tuple, (array.shape,)
+
+
+@pytest.mark.needs_maps
+@pytest.mark.parametrize(
+    "register", [copyreg.pickle, multiprocessing.reduction.ForkingPickler.register]
+)
+def test_reducers_of_the_user(workers, r_plus, monkeypatch, register):
+    """What the user has registered for a class wins."""
+    pickler = multiprocessing.reduction.ForkingPickler
+    for table in (copyreg.dispatch_table, pickler._extra_reducers):
+        monkeypatch.setitem(table, np.memmap, None)
+        monkeypatch.delitem(table, np.memmap)
+    register(np.memmap, reduce_to_shape)
+    assert workers.run(pool_tasks.echo, r_plus) == r_plus.shape
 
 
 class Marked(np.ndarray):

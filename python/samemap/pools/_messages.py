@@ -126,8 +126,8 @@ class Messages:
         pickler = _Pickler(buffer)
         # What the user, or PyTorch, has registered wins.
         pickler.dispatch_table = {
-            **_copyreg_reducers,
             **getattr(self, kind),
+            **_copyreg_reducers,
             **_extra_reducers,
             **overrides,
         }

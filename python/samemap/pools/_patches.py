@@ -257,7 +257,8 @@ def _set_up_queues(self: Any) -> None:
 
 def _init_call_queue(self: Any, *args: Any, **kwargs: Any) -> None:
     _stock_of(_SafeQueue, "__init__")(self, *args, **kwargs)
-    _call_queues.add(self)
+    with _lock:
+        _call_queues.add(self)
 
 
 def _get_call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -268,7 +269,10 @@ def _get_call(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _find_work(call: Any) -> Any:
     """Return what an executor of this process keeps until the call has its result."""
-    for queue in list(_call_queues):
+    # Another thread may be making an executor.
+    with _lock:
+        call_queues = list(_call_queues)
+    for queue in call_queues:
         work = queue.pending_work_items.get(call.work_id)
         if work is not None and work.kwargs is call.kwargs and work.fn is call.fn:
             return work
