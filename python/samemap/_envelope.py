@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _subclasses
-from ._core import Outgoing, count_pending, is_mapped, is_own, pending_call, run
+from ._core import Outgoing, count_pending, is_own, pending_call, run
 from ._parts import Common, Part, Shared, Task, pend_part, run_part, with_persistent_id
 
 Reduce = Callable[[Any], Any]
@@ -267,7 +267,7 @@ class Writer:
         the pickle, which the task loads: nobody else knows how to copy such a class.
         """
         own = is_own(array)
-        if own == 2 or (own == 1 and _is_mapped(array)):
+        if own == 2 or (own == 1 and _subclasses.is_on_map(array)):
             return pending_call, (pickle.loads, self.write(array, count_pending()))
         reduce = self.table.get(type(array)) or copyreg.dispatch_table.get(type(array))
         return reduce(array) if reduce is not None else array.__reduce_ex__(5)
@@ -275,14 +275,6 @@ class Writer:
 
 def _is_subclass(cls: type) -> bool:
     return issubclass(cls, np.ndarray) and cls not in (np.ndarray, np.memmap)
-
-
-def _is_mapped(array: Any) -> bool:
-    """Tell whether some of the memory of an array belongs to a mapping."""
-    mask = array.__dict__.get("_mask") if isinstance(array, np.ma.MaskedArray) else None
-    return is_mapped(np.ndarray.view(array, np.ndarray)) or (
-        isinstance(mask, np.ndarray) and is_mapped(mask)
-    )
 
 
 def read_tasks(message: Tasks) -> list[Task]:

@@ -88,6 +88,14 @@ def rebuild_masked(
     return array
 
 
+def is_on_map(array: Any) -> bool:
+    """Tell whether some of the memory of an array, or of its mask, is a mapping's."""
+    mask = array.__dict__.get("_mask") if isinstance(array, np.ma.MaskedArray) else None
+    return is_mapped(np.ndarray.view(array, np.ndarray)) or (
+        isinstance(mask, np.ndarray) and is_mapped(mask)
+    )
+
+
 def reduce_fits(array: Any) -> Any:
     """Reduce an astropy ``FITS_rec`` with its columns and its ``__dict__``.
 

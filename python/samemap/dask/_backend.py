@@ -23,7 +23,6 @@ from distributed.client import _get_global_client
 
 from .. import _remote, _sight, _subclasses
 from .._batches import loky_pickler
-from .._core import is_mapped
 from .._envelope import Writer
 from .._remote import Readers
 from .._switch import current_options
@@ -162,10 +161,7 @@ def _shows_map(array: Any) -> bool:
         and type(array) not in _subclasses.table()
     ):
         return False
-    mask: Any = np.ma.getmask(array)
-    return is_mapped(np.ndarray.view(array, np.ndarray)) or (
-        mask is not np.ma.nomask and is_mapped(mask)
-    )
+    return _subclasses.is_on_map(array)
 
 
 # ---- What is replaced --------------------------------------------------------

@@ -16,9 +16,9 @@ import numpy as np
 from dask.sizeof import sizeof
 
 from .. import _remote, _sight
-from .._core import is_mapped
 from .._errors import SamemapError
 from .._remote import Message, Readers
+from .._subclasses import is_on_map
 from .._tables import Table, make_engine_table
 from . import _audience, _wire
 
@@ -102,20 +102,11 @@ def _fail(error: Exception) -> Any:
     raise error
 
 
-def _shows_map(array: Any) -> bool:
-    if isinstance(array, np.ma.MaskedArray):
-        mask: Any = np.ma.getmask(array)
-        return is_mapped(np.ndarray.view(array, np.ndarray)) or (
-            mask is not np.ma.nomask and is_mapped(mask)
-        )
-    return is_mapped(np.ndarray.view(array, np.ndarray))
-
-
 def _make_serialize(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap what `dask_serialize` has for a class of arrays."""
 
     def serialize_array(array: Any, context: Any = None) -> Any:
-        if _shows_map(array) and context is not None:
+        if is_on_map(array) and context is not None:
             message = _write(array, context)
             if message is not None:
                 if isinstance(array, np.ma.MaskedArray):
@@ -143,7 +134,7 @@ def _make_sizeof(stock: Callable[[Any], int]) -> Callable[[Any], int]:
     """Wrap what `dask.sizeof` has for arrays: a map takes no memory of the process."""
 
     def sizeof_array(array: Any) -> int:
-        return MAPPED_NBYTES if _shows_map(array) else stock(array)
+        return MAPPED_NBYTES if is_on_map(array) else stock(array)
 
     return sizeof_array
 
