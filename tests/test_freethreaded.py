@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_gil_is_back():
-    """It is off with NumPy and joblib, and on, with a warning, once samemap is there."""
+    """It is off with NumPy and joblib, and on, with a warning, with samemap."""
     source = """
         import sys
         import warnings

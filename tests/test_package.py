@@ -117,7 +117,7 @@ def test_workflow_has_the_steps():
 
 
 def test_release_is_what_was_tested():
-    """A release builds by the step of .ci/run, which leaves no test out, for its tag."""
+    """A release builds by the step of .ci/run, with no test left out, for its tag."""
     workflow = (PROJECT / ".github/workflows/release.yml").read_text()
     build, publish = workflow.split("  publish:")
     assert "WHEELS_TESTED=required .ci/run wheels" in build
