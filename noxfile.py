@@ -135,3 +135,14 @@ def abi(session: nox.Session) -> None:
     """Ask abi3audit whether the wheel keeps to the limited API of its name."""
     session.install("abi3audit")
     session.run("abi3audit", "--strict", "--summary", str(built_wheel(session)))
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build, check and test the source distribution and the wheels to publish.
+
+    A folder for them may be named (`-- FOLDER`).
+    """
+    session.install("build", "setuptools>=77", "wheel", "numpy>=2.0", "ziglang")
+    session.install("auditwheel", "abi3audit", "twine")
+    session.run(".ci/wheels", *session.posargs, external=True)
