@@ -7,7 +7,7 @@ backend by its name.
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -22,11 +22,15 @@ _MODULES = {"dask": "samemap.dask._backend"}
 _stock: dict[str, Callable[[], Any]] = {}
 _changed: list[Any] = []
 
+# What is imported for a backend. joblib registers dask's without it, too: that raises
+# joblib's own error when it is used.
+_LIBRARIES = {"dask": "distributed"}
+
 
 def _change(name: str) -> None:
-    """Change the class of a backend, if joblib has it."""
+    """Change the class of a backend, if joblib has it and its library is there."""
     backend = joblib.parallel.BACKENDS.get(name)
-    if backend is None:
+    if backend is None or importlib.util.find_spec(_LIBRARIES[name]) is None:
         return
     try:
         module = importlib.import_module(_MODULES[name])
