@@ -7,14 +7,12 @@ import multiprocessing
 import operator
 import os
 import pickle
-import subprocess
 import sys
 import threading
 import time
 import weakref
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -519,19 +517,6 @@ def test_pickles_on_disk_are_data(r_plus, tmp_path):
         pickler(file).dump(r_plus)
     written = [(tmp_path / "pickle").read_bytes(), bytes(pickler.dumps(r_plus))]
     assert written == [pickle.dumps(r_plus, pickle.DEFAULT_PROTOCOL)] * 2
-
-
-def test_guide(tmp_path):
-    """The guide's program runs as it stands there."""
-    guide = Path(__file__).parents[2] / "docs/guides/pools.md"
-    source = guide.read_text().partition("```python\n")[2].partition("```")[0]
-    (tmp_path / "program.py").write_text(source)
-    np.ones(20_000_000).tofile(tmp_path / "data.bin")
-    done = subprocess.run(
-        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.stdout == "20000000.0\n", done.stderr
-    (tmp_path / "data.bin").unlink()
 
 
 def test_executors_of_several_threads(monkeypatch):
