@@ -94,6 +94,22 @@ def scratch(path, value, array):
     return found
 
 
+def remove(path):
+    """Take a file away."""
+    os.unlink(path)
+
+
+def replace(path):
+    """Put another file in the place of one."""
+    os.unlink(path)
+    np.full(6000, 7.0).tofile(path)
+
+
+def truncate(path):
+    """Take most of the elements away."""
+    os.truncate(path, 4096)
+
+
 class Keeper:
     """An actor that returns what it was given."""
 

@@ -29,8 +29,8 @@ def install(*, write_through: bool = False) -> None:
 
     Arguments of remote functions and of methods of actors, what is `put`, all that sits
     in containers and objects there, and results of the workers that have got such an
-    argument. Call it in the driver, before or after `ray.init`: workers do as their driver
-    says.
+    argument. Call it in the driver, before or after `ray.init`: workers do as their
+    driver says.
 
     What a task gets is its own: neither the file nor the caller nor another task sees
     what it writes. But a reference is no snapshot: what the file holds when the
