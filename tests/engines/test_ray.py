@@ -194,7 +194,7 @@ def test_results_of_joblib_are_what_the_task_returned(cluster, tmp_path, memmap)
 
 @pytest.mark.needs_pagemap
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", ["argument", "put", "joblib"])
+@pytest.mark.parametrize("way", ["argument", "put"])
 def test_nothing_is_written_through(installed, make, kind, way):
     """Whatever memory it is: a task writes to its own, and the caller never sees it."""
     array = make(kind)
@@ -204,15 +204,30 @@ def test_nothing_is_written_through(installed, make, kind, way):
     if not told["by_reference"]:
         pytest.skip("a copy, which Ray makes read-only")
     before = np.array(array)
-    expected = (before + 1).tolist()
-    if way == "joblib":
-        results = in_joblib(dask_tasks.add_one, *[(array,)] * 4, batch_size=2)
-        assert results == [expected] * 4
-    else:
-        sent = ray.put(array) if way == "put" else array
-        for _ in range(3):
-            assert in_worker(dask_tasks.add_one, sent) == expected
+    sent = ray.put(array) if way == "put" else array
+    for _ in range(3):
+        assert in_worker(dask_tasks.add_one, sent) == (before + 1).tolist()
     np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.needs_pagemap
+@pytest.mark.parametrize("mode", ["r+", "c"])
+def test_nothing_is_written_through_in_joblib(cluster, memmap_path, mode):
+    """Each task of a batch has its own."""
+    array = np.memmap(memmap_path, "f8", mode)
+    array[3] = 7
+    before = np.array(array)
+    results = in_joblib(dask_tasks.add_one, *[(array,)] * 4, batch_size=2)
+    assert results == [(before + 1).tolist()] * 4
+    np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.needs_maps
+def test_writing_through_in_joblib(cluster, memmap):
+    """With `samemap.enabled(write_through=True)` the tasks of a call share the file."""
+    with samemap.enabled(write_through=True):
+        in_joblib(dask_tasks.add_one, (memmap,), (memmap,))
+    assert memmap[0] == 2
 
 
 @pytest.mark.needs_descriptors
@@ -373,12 +388,12 @@ def test_between_call_and_task(run, tmp_path, memmap_path, fail, error):
 
 
 @pytest.mark.needs_maps
-def test_a_result_whose_file_is_gone(run, memmap_path):
+def test_a_result_that_cant_be_loaded(run, memmap_path):
     """`get` raises the typed error."""
     future = ray.remote(dask_tasks.same).remote(np.memmap(memmap_path, "f8", "r"))
     ray.wait([future], timeout=TIMEOUT)
-    dask_tasks.replace(memmap_path)
-    with pytest.raises(samemap.BackingReplacedError):
+    dask_tasks.truncate(memmap_path)
+    with pytest.raises(samemap.BackingTruncatedError, match=str(memmap_path)):
         ray.get(future, timeout=TIMEOUT)
 
 
@@ -411,14 +426,12 @@ def test_in_joblib(cluster, memmap_path, fail, error):
 
 
 @pytest.mark.needs_maps
-def test_a_result_of_joblib_whose_file_is_gone(cluster, memmap_path):
+def test_a_result_of_joblib_that_cant_be_loaded(cluster, memmap_path):
     """`Parallel` raises the error of loading a result."""
     array = np.memmap(memmap_path, "f8", "r")
-    with pytest.raises(samemap.BackingReplacedError):
-        in_joblib(
-            dask_tasks.same,
-            ([array, dask_tasks.WhenWritten(dask_tasks.replace, memmap_path)],),
-        )
+    change = dask_tasks.WhenWritten(dask_tasks.truncate, memmap_path)
+    with pytest.raises(samemap.BackingTruncatedError, match=str(memmap_path)):
+        in_joblib(dask_tasks.same, ([array, change],))
 
 
 def test_what_a_task_raises(run, memmap):

@@ -21,7 +21,7 @@ from .._remote import Readers
 
 # What the cluster was asked for less long ago than this is taken for what is, in
 # seconds.
-_FRESH = 0.25
+_FRESH = 1.0
 
 # A node that takes longer to answer, in seconds, is asked no more; what it says counts
 # when it has come.
