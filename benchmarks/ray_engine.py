@@ -1,7 +1,8 @@
 """What do arrays on mapped files cost on their way to Ray's workers?
 
 One node with two workers, which run already. A memmap of 160 MB as an argument, against
-an int; and what is put, against stock. The result of a task that maps the file.
+an int; and what is put, against stock. The result of a task that maps the file, and
+tasks of joblib's Ray backend in one pool.
 """
 
 import statistics
@@ -13,11 +14,15 @@ from typing import Any
 
 import numpy as np
 import ray
+import samemap
 import samemap.ray
 from harness import Report, Timings, folder, interleave, make_memmap, run, seconds
+from joblib import Parallel, delayed, parallel_config
+from ray.util.joblib import register_ray
 
 ARGUMENT_TO_INT, PUT = 2.0, 200.0
 MB = 1_000_000
+TASKS = 4
 
 
 def count_axes(array: Any) -> int:
@@ -115,6 +120,33 @@ def benchmark_result(report: Report, data: Any, path: Path) -> None:
     )
 
 
+def benchmark_joblib(report: Report, data: Any) -> None:
+    with parallel_config(backend="ray"), Parallel(n_jobs=2, batch_size=1) as parallel:
+
+        def send(side: str, argument: Any) -> float:
+            tasks = [delayed(count_axes)(argument)] * TASKS
+            if side == "samemap":
+                return seconds(lambda: parallel(tasks)) / TASKS
+            with samemap.disabled():
+                return seconds(lambda: parallel(tasks)) / TASKS
+
+        cases = {
+            "stock": partial(send, "stock", data),
+            "samemap": partial(send, "samemap", data),
+            "int": partial(send, "samemap", 5),
+        }
+        for case in cases.values():
+            case()
+        timings = interleave(cases, report.rounds(9))
+    medians = medians_of(timings)
+    report.add(
+        f"joblib + Ray: a task with {data.nbytes // MB} MB",
+        timings,
+        value=medians["stock"] / medians["samemap"],
+        note=f"samemap {medians['samemap'] / medians['int']:.2f} times the int",
+    )
+
+
 def benchmark(report: Report) -> None:
     megabytes = 16 if report.quick else 160
     ray.init(
@@ -126,9 +158,11 @@ def benchmark(report: Report) -> None:
             for side in ("stock", "samemap"):
                 with in_force(side):
                     ray.get([ndim.remote(data[:1]) for _ in range(8)])
+            register_ray()
             benchmark_argument(report, data)
             benchmark_put(report, data)
             benchmark_result(report, data, path / "data")
+            benchmark_joblib(report, data)
     finally:
         ray.shutdown()
 

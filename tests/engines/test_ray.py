@@ -1,6 +1,7 @@
 """`samemap.ray`: arguments, what is put, results, joblib's backend; real workers."""
 
 import contextlib
+import functools
 import os
 
 import joblib
@@ -292,6 +293,21 @@ def test_nested(run, memmap):
     assert run(lambda *, x: dask_tasks.place(x), x=memmap) == expected
 
 
+@pytest.mark.needs_maps
+def test_nested_in_joblib(cluster, memmap):
+    """By reference in containers, objects, partials and closures of joblib's tasks."""
+    expected = "memmap", SUM, "r+"
+
+    def closure():
+        return dask_tasks.place(memmap)
+
+    partial = functools.partial(dask_tasks.place, memmap)
+    holder = dask_tasks.Holder(memmap)
+    assert in_joblib(closure, ()) == [expected]
+    assert in_joblib(partial, ()) == [expected]
+    assert in_joblib(dask_tasks.first_of, (holder,)) == [expected]
+
+
 def test_closures_are_data(run, memmap):
     """A function may be kept by Ray for long: what it holds is a copy, as in stock."""
     assert run(lambda: dask_tasks.place(memmap)) == COPIED
@@ -500,6 +516,53 @@ def test_workers_without_samemap(tmp_path):
     """
     printed = run_script(program, tmp_path / "data")
     assert printed.split() == ["None", "unreachable"]
+
+
+def test_a_task_without_samemap(tmp_path, run, memmap):
+    """A task whose own environment lacks it fails, and says what is missing."""
+    folder = tmp_path / "samemap"
+    folder.mkdir()
+    lacking = 'raise ModuleNotFoundError("No module named samemap")'
+    (folder / "__init__.py").write_text(lacking)
+    environment = {"env_vars": {"PYTHONPATH": f"{tmp_path}:{TESTS}"}}
+    task = ray.remote(dask_tasks.place).options(runtime_env=environment)
+    with pytest.raises(ray.exceptions.RaySystemError, match="No module named samemap"):
+        ray.get(task.remote(memmap), timeout=TIMEOUT)
+
+
+def test_several_nodes(tmp_path):
+    """Nodes on one host get references, and send copies: they don't ask each other."""
+    program = """
+        import sys, time
+        import numpy as np, ray, samemap.ray
+        from ray.cluster_utils import Cluster
+        from support.dask_tasks import place, same
+
+        options = dict(num_cpus=1, include_dashboard=False)
+        cluster = Cluster(initialize_head=True, head_node_args=options)
+        ray.init(address=cluster.address, log_to_driver=False)
+        samemap.ray.install()
+        np.zeros(1000).tofile(sys.argv[1])
+        array = np.memmap(sys.argv[1], "f8", "r")
+        echo = ray.remote(same)
+        print(place(ray.get(echo.remote(array))))
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        samemap.ray._audience.forget()
+        look = ray.remote(place).options(scheduling_strategy="SPREAD")
+        print(set(ray.get([look.remote(array) for _ in range(8)])))
+        print(list(samemap.explain(array, engine="ray")["workers"].values()))
+        mode, deadline = "r", time.monotonic() + 60
+        while mode is not None and time.monotonic() < deadline:
+            # What a worker knows of nodes is a second old.
+            mode = ray.get(echo.remote(array)).mode
+        print(mode)
+        ray.shutdown()
+        cluster.shutdown()
+    """
+    printed = run_script(program, tmp_path / "data").splitlines()
+    here = "('memmap', 0.0, 'r')"
+    assert printed == [here, f"{{{here}}}", "[True, True]", "None"]
 
 
 # ---- In and out --------------------------------------------------------------

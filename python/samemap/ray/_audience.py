@@ -41,8 +41,17 @@ _places: dict[str, Any] = {}
 # Those that haven't answered.
 _waiting: dict[str, Any] = {}
 
-_looked: float = -1.0
+# Who looked, and when: a process that connects to another cluster is another worker.
+_looked: tuple[Any, float] = (None, 0.0)
 _all_here = False
+
+
+def _is_fresh() -> bool:
+    worker, when = _looked
+    return (
+        worker == ray_worker.global_worker.worker_id
+        and time.monotonic() - when < _FRESH
+    )
 
 
 def mode() -> str:
@@ -68,24 +77,24 @@ def is_all_here() -> bool:
     place = mode()
     if not place or is_asking():
         return False
-    if time.monotonic() - _looked < _FRESH:
+    if _is_fresh():
         return _all_here
     with _lock:
-        if time.monotonic() - _looked >= _FRESH:
+        if not _is_fresh():
             nodes = _nodes()
             if place == "worker":
                 _all_here = len(nodes) == 1
             else:
                 _ask(nodes)
                 _all_here = bool(nodes) and Readers(_places_of(nodes)).all_here
-            _looked = time.monotonic()
+            _looked = ray_worker.global_worker.worker_id, time.monotonic()
     return _all_here
 
 
 def forget() -> None:
     """Look at what nodes there are before the next message."""
     global _looked
-    _looked = -1.0
+    _looked = None, 0.0
 
 
 def nodes_that_see() -> dict[str, bool]:

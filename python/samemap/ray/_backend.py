@@ -8,7 +8,9 @@ its own, and an error of loading is the task's own. All else goes joblib's way.
 from __future__ import annotations
 
 import functools
+import sys
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -95,13 +97,20 @@ def _leads_to_map(obj: Any, table: Table) -> bool:
         return False
 
 
+def _is_by_name(function: Any) -> bool:
+    """Tell whether pickling a function is nothing but writing its name."""
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    return (
+        type(function) in (types.FunctionType, types.BuiltinFunctionType)
+        and function.__module__ != "__main__"
+        and getattr(module, function.__qualname__, None) is function
+    )
+
+
 def _carry(task: Any, table: Table, write_through: bool) -> Any:
     function, args, kwargs = task
-    if all(type(part) in _PLAIN for part in (*args, *kwargs.values())) and (
-        not hasattr(function, "__closure__") or not function.__closure__
-    ):
-        return task
-    if not _leads_to_map(task, table):
+    plain = all(type(part) in _PLAIN for part in (*args, *kwargs.values()))
+    if (plain and _is_by_name(function)) or not _leads_to_map(task, table):
         return task
     return _Task(write_through), (Carried((function, args, kwargs), table),), {}
 
