@@ -5,6 +5,7 @@ import functools
 import os
 
 import joblib
+import joblib.pool
 import numpy as np
 import pytest
 import samemap
@@ -83,9 +84,14 @@ def make(tmp_path):
 
 
 def in_joblib(function, *tasks, **options):
-    with joblib.parallel_config(backend="ray"):
-        delayed = [joblib.delayed(function)(*args) for args in tasks]
-        return joblib.Parallel(n_jobs=2, **options)(delayed)
+    # Ray's backend makes joblib's pool of multiprocessing its own, and leaves it so.
+    bases = joblib.pool.PicklingPool.__bases__
+    try:
+        with joblib.parallel_config(backend="ray"):
+            delayed = [joblib.delayed(function)(*args) for args in tasks]
+            return joblib.Parallel(n_jobs=2, **options)(delayed)
+    finally:
+        joblib.pool.PicklingPool.__bases__ = bases
 
 
 def as_argument(array):
