@@ -76,11 +76,15 @@ def built_wheel(session: nox.Session) -> Path:
 
 
 def run_tests(
-    session: nox.Session, numpy: str, joblib: str, *tests: str, marked: str = ""
+    session: nox.Session,
+    numpy: str,
+    joblib: str,
+    *tests: str,
+    marked: str = "not engines",
 ) -> None:
-    """Install this combination and run these tests; all of them, if not `marked`.
+    """Install this combination and run these tests, of those that are `marked` so.
 
-    By default all but joblib's own and those of the package.
+    By default all but joblib's own, those of the package, and those of engines.
     """
     versions = [requirement("numpy", numpy), requirement("joblib", joblib)]
     session.install(*TOOLS, *versions, str(built_wheel(session)))
@@ -116,7 +120,8 @@ def corners(session: nox.Session) -> None:
     """
     for python, numpy, joblib in CORNERS:
         if python == session.python:
-            marked = "" if (python, numpy, joblib) == CORNERS[0] else "not long"
+            oldest = (python, numpy, joblib) == CORNERS[0]
+            marked = "not engines" if oldest else "not long and not engines"
             run_tests(session, numpy, joblib, marked=marked)
 
 
@@ -135,3 +140,14 @@ def abi(session: nox.Session) -> None:
     """Ask abi3audit whether the wheel keeps to the limited API of its name."""
     session.install("abi3audit")
     session.run("abi3audit", "--strict", "--summary", str(built_wheel(session)))
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build, check and test the source distribution and the wheels to publish.
+
+    A folder for them may be named (`-- FOLDER`).
+    """
+    session.install("build", "setuptools>=77", "wheel", "numpy>=2.0", "ziglang")
+    session.install("auditwheel", "abi3audit", "twine")
+    session.run(".ci/wheels", *session.posargs, external=True)

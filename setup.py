@@ -11,6 +11,7 @@ Two switches for development, both environment variables:
 
 import os
 import sys
+import sysconfig
 from glob import glob
 
 import numpy
@@ -39,6 +40,10 @@ sources = [
     p for p in sorted(glob("src/**/*.c", recursive=True)) if not p.endswith(others)
 ]
 
+# A CPython without GIL has no limited API (and setuptools refuses to build for it):
+# there the wheel is for this one version.
+limited_api = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
 setup(
     ext_modules=[
         Extension(
@@ -49,8 +54,8 @@ setup(
             define_macros=[("_GNU_SOURCE", "1")],
             extra_compile_args=compile_args,
             extra_link_args=link_args,
-            py_limited_api=True,
+            py_limited_api=limited_api,
         )
     ],
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if limited_api else {},
 )

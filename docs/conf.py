@@ -34,6 +34,7 @@ myst_heading_anchors = 3
 # Objects of other projects have no page here.
 nitpick_ignore_regex = [
     ("py:.*", r"(numpy|np|joblib|mmap|pickle|collections|multiprocessing)\..*"),
+    ("py:.*", r"(concurrent|distributed|torch)\..*|multiprocessing"),
     ("py:.*", r"(dict|OSError|ImportError|ValueError|UserWarning|Exception|bool|type)"),
     ("py:.*", r"(array|pickle)"),  # modules by name, words of ours in fact
     ("py:.*", r"(FileNotFoundError|PermissionError)"),

@@ -2,11 +2,16 @@
  *
  * One binary for every CPython from 3.11 on (limited API) and for NumPy 1.26
  * and 2.x (built on NumPy 2 headers, calling nothing newer than NumPy 1.25).
+ * A free-threaded CPython has no limited API: the same calls are built for that
+ * one version of it.
  */
 #ifndef SAMEMAP_CORE_H
 #define SAMEMAP_CORE_H
 
+#include <pyconfig.h> /* for Py_GIL_DISABLED, before what it decides */
+#ifndef Py_GIL_DISABLED
 #define Py_LIMITED_API 0x030B0000
+#endif
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 

@@ -22,6 +22,7 @@ LONG = {
         "examples",
         "export",
         "export_arguments",
+        "fates",
         "fuzz",
         "identity",
         "images",
@@ -31,6 +32,7 @@ LONG = {
         "ordinary_user",
         "results_own",
         "shared",
+        "verify",
     )
 }
 

@@ -85,5 +85,10 @@ def test_docstrings():
 def test_all_names_are_documented():
     """Each public name has its entry on the page of the API."""
     api = (DOCS / "api.rst").read_text()
-    entries = re.findall(r"^\.\. (?:auto|py:)\w+:: (\w+)", api, re.MULTILINE)
-    assert sorted(entries) == sorted(["samemap", *samemap.__all__])
+    entries = re.findall(r"^\.\. (?:auto|py:)\w+:: ([\w.]+)", api, re.MULTILINE)
+    engines = [
+        f"samemap.{engine}.{name}"
+        for engine in samemap._ENGINES
+        for name in getattr(samemap, engine).__all__
+    ]
+    assert sorted(entries) == sorted(["samemap", *samemap.__all__, *engines])

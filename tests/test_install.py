@@ -191,3 +191,19 @@ def test_bad_option():
     with pytest.raises(ValueError, match="'layout' or 'data'"):
         samemap.install(verify="bytes")
     assert samemap.installed()
+
+
+def test_backend_of_an_absent_library():
+    """joblib's own error, and no other, where a backend's library is missing."""
+    source = """
+        import sys
+        sys.modules["dask"] = sys.modules["distributed"] = None
+        import samemap
+        from joblib import Parallel, parallel_config
+        try:
+            with parallel_config("dask"):
+                pass
+        except ValueError as error:
+            print("install dask" in str(error))
+    """
+    assert run_script(source).split() == ["True"]

@@ -115,3 +115,16 @@ def test_workflow_has_the_steps():
     workflow = (PROJECT / ".github/workflows/ci.yml").read_text()
     matrix = re.search(r"^ +step: \[(.*)\]", workflow, re.MULTILINE)
     assert matrix[1].split(", ") == run[1].split()
+
+
+def test_release_is_what_was_tested():
+    """A release builds by the step of .ci/run, with no test left out, for its tag."""
+    workflow = (PROJECT / ".github/workflows/release.yml").read_text()
+    build, publish = workflow.split("  publish:")
+    assert "WHEELS_TESTED=required .ci/run wheels" in build
+    assert "python/samemap/_version.py" in build
+    assert "needs: build" in publish
+    # The right to publish is that of the one job that runs no code of the project.
+    assert "id-token" not in build
+    assert "run:" not in publish
+    assert "step_wheels()" in (PROJECT / ".ci/run").read_text()

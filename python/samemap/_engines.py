@@ -7,7 +7,7 @@ asks for it by its name; Ray's is registered by Ray, and looked for when a pool 
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -25,11 +25,15 @@ _REGISTERED_BY_OTHERS = ("ray",)
 _stock: dict[str, Callable[[], Any]] = {}
 _changed: list[Any] = []
 
+# What is imported for a backend. joblib registers dask's without it, too: that raises
+# joblib's own error when it is used.
+_LIBRARIES = {"dask": "distributed", "ray": "ray"}
+
 
 def _change(name: str) -> None:
-    """Change the class of a backend, if joblib has it."""
+    """Change the class of a backend, if joblib has it and its library is there."""
     backend = joblib.parallel.BACKENDS.get(name)
-    if backend is None:
+    if backend is None or importlib.util.find_spec(_LIBRARIES[name]) is None:
         return
     try:
         module = importlib.import_module(_MODULES[name])

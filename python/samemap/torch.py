@@ -73,6 +73,7 @@ def installed() -> bool:
     Returns
     -------
     bool
+        True from `install` on, until `uninstall`.
     """
     return "torch" in _patches.asked()
 

@@ -100,5 +100,6 @@ def installed() -> bool:
     Returns
     -------
     bool
+        True from `install` on, until `uninstall`.
     """
     return "pools" in asked()
