@@ -66,7 +66,7 @@ __all__ = [
 
 
 # Modules that are imported when they are first asked for.
-_ENGINES = frozenset(["dask", "pools", "torch"])
+_ENGINES = frozenset(["dask", "pools", "ray", "torch"])
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,7 @@
 """joblib's backends that others provide: changed when joblib registers them.
 
-Nothing of an engine is imported before that: joblib does it when a program asks for the
-backend by its name.
+Nothing of an engine is imported before that. joblib registers dask's when a program
+asks for it by its name; Ray's is registered by Ray, and looked for when a pool is made.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ import joblib.parallel
 from ._errors import SamemapError
 
 # The module that changes the class of a backend, by its name in joblib.
-_MODULES = {"dask": "samemap.dask._backend"}
+_MODULES = {"dask": "samemap.dask._backend", "ray": "samemap.ray._backend"}
+
+# Those that joblib doesn't register by itself.
+_REGISTERED_BY_OTHERS = ("ray",)
 
 _stock: dict[str, Callable[[], Any]] = {}
 _changed: list[Any] = []
 
 # What is imported for a backend. joblib registers dask's without it, too: that raises
 # joblib's own error when it is used.
-_LIBRARIES = {"dask": "distributed"}
+_LIBRARIES = {"dask": "distributed", "ray": "ray"}
 
 
 def _change(name: str) -> None:
@@ -64,6 +67,13 @@ def put_in() -> None:
             _stock[name] = backends[name]
             backends[name] = _make_register(name, _stock[name])
         _change(name)
+
+
+def look() -> None:
+    """Change what others have registered since; called when a pool is made."""
+    for name in _REGISTERED_BY_OTHERS:
+        if name in joblib.parallel.BACKENDS:
+            _change(name)
 
 
 def take_out() -> None:

@@ -16,7 +16,7 @@ from ._switch import current_options
 from ._tables import Options, Table, make_engine_table, make_table
 
 # For which `explain` can tell: their modules have a function `explain_array`.
-ENGINES = ("pools", "dask")
+ENGINES = ("pools", "dask", "ray")
 
 _SUBCLASS = (
     "it is of a class that pickles its memory by itself; samemap.register would "
@@ -176,11 +176,12 @@ def explain(
     ----------
     array : numpy.ndarray
         Or an instance of a subclass: its memory is looked at.
-    engine : {"joblib", "pools", "dask"}
+    engine : {"joblib", "pools", "dask", "ray"}
         To a worker of whom: joblib's pools, or those of the standard library (see
         `samemap.pools.install`), where it is told for an argument of a task, or dask's
-        (`samemap.dask.install`), those of the default client if there is one. There
-        ``workers`` tells of each, by address, whether it may be sent a reference.
+        (`samemap.dask.install`), those of the default client if there is one, or Ray's
+        (`samemap.ray.install`). There ``workers`` tells of each, by its address or of
+        a Ray node by its id, whether it may be sent a reference.
 
     Returns
     -------

@@ -190,6 +190,7 @@ def _make_reducers(
             bound.arguments["mmap_mode"] = mode.plain()
         if options is None:
             return stock(*bound.args, **bound.kwargs)
+        _engines.look()
         # joblib adds its entries to the user's dicts.
         user_forward, user_backward = (
             dict(bound.arguments[f"{way}_reducers"] or {})

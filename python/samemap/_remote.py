@@ -326,15 +326,21 @@ def is_here(token: bytes) -> bool:
     return token == _sight.here().token
 
 
-def refuse(*pickles: bytes) -> None:
+def refuse(*pickles: bytes, buffers: Any = None) -> None:
     """Raise for the first file of a message whose paths mean nothing here.
+
+    Parameters
+    ----------
+    *pickles : bytes
+    buffers : iterable, optional
+        What the only one of them has kept out of its bytes.
 
     Raises
     ------
     BackingNotFoundError
     """
     for data in pickles:
-        _Unseen(io.BytesIO(data)).load()
+        _Unseen(io.BytesIO(data), buffers=buffers).load()
 
 
 def _refuse(version: int, token: bytes, path: bytes, *_: Any) -> Any:

@@ -71,5 +71,5 @@ def test_who_sees_writes(memmap_path):
 
 def test_unknown_engine():
     """Another name is an error that says which there are."""
-    with pytest.raises(ValueError, match="'pools', 'dask', not 'spark'"):
+    with pytest.raises(ValueError, match="'dask', 'ray', not 'spark'"):
         samemap.explain(np.zeros(3), engine="spark")

@@ -1,4 +1,4 @@
-"""Tasks of the tests of dask: what workers do with what they get."""
+"""Tasks of the tests of dask and Ray: what workers do with what they get."""
 
 import os
 import signal
@@ -80,3 +80,72 @@ def who():
 def fingerprint_of(array):
     """Describe an array where it has arrived."""
     return fingerprint(array)
+
+
+def opened_beside(array, path, expression):
+    """Return a view of a file that the task maps, whatever array has come."""
+    return opened(path, expression)
+
+
+def scratch(path, value, array):
+    """Map a file for writing, and return it filled."""
+    found = np.memmap(path, "f8", "w+", shape=(4,))
+    found[:] = value
+    return found
+
+
+def remove(path):
+    """Take a file away."""
+    os.unlink(path)
+
+
+def replace(path):
+    """Put another file in the place of one."""
+    os.unlink(path)
+    np.full(6000, 7.0).tofile(path)
+
+
+def truncate(path):
+    """Take most of the elements away."""
+    os.truncate(path, 4096)
+
+
+class Keeper:
+    """An actor that returns what it was given."""
+
+    def keep(self, obj):
+        self.obj = obj
+
+    def get(self):
+        return self.obj
+
+
+class WhenLoaded:
+    """Calls a function with a path when it is unpickled, once."""
+
+    def __init__(self, function, path):
+        self.reduction = function, (path,)
+
+    def __reduce__(self):
+        return self.reduction
+
+
+class WhenWritten:
+    """Calls a function with a path when it is pickled the last time, in a worker."""
+
+    def __init__(self, function, path):
+        self.function, self.path, self.pid = function, path, os.getpid()
+
+    def __reduce__(self):
+        if os.getpid() != self.pid and os.path.exists(self.path):
+            # Another look, before it is sent, finds the file as it is.
+            self.count = getattr(self, "count", 0) + 1
+            if self.count > 1:
+                self.function(self.path)
+        return WhenWritten._make, (self.function, self.path, self.pid)
+
+    @staticmethod
+    def _make(function, path, pid):
+        made = WhenWritten(function, path)
+        made.pid = pid
+        return made

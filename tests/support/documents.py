@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from typing import NamedTuple
 
 FENCE = re.compile(
@@ -58,7 +59,12 @@ def run_program(source, folder):
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", path],
         cwd=folder,
-        env={**os.environ, "TMPDIR": str(folder)},
+        # Ray has sockets in its folder, whose paths may have 107 bytes.
+        env={
+            **os.environ,
+            "TMPDIR": str(folder),
+            "RAY_TMPDIR": tempfile.gettempdir(),
+        },
         capture_output=True,
         text=True,
         timeout=100,
