@@ -91,6 +91,7 @@ def installed() -> bool:
     Returns
     -------
     bool
+        True from `install` on, until `uninstall`.
     """
     return _installed is not None
 
