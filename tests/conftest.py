@@ -1,5 +1,6 @@
 """Real workers of both pools, and files to map."""
 
+import contextlib
 import mmap
 import os
 
@@ -11,6 +12,7 @@ from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from samemap import _core
 from support import machine
+from support.kinds import COUNT, KINDS
 
 # Files of tests whose programs, files and pools take minutes together.
 LONG = {
@@ -159,3 +161,17 @@ def make_file(tmp_path):
 def memmap_path(raw_file):
     """Return the path of a file with the float64 0, 1, ... 5999."""
     return raw_file(np.arange(6000, dtype=np.float64))
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Return a function that makes an array of a kind, with a file of its own."""
+    with contextlib.ExitStack() as stack:
+
+        def make(name):
+            missing = KINDS[name].missing()
+            if missing:
+                pytest.skip(missing)
+            return KINDS[name].make(tmp_path / "numbers", COUNT, stack)
+
+        yield make

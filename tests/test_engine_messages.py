@@ -1,6 +1,5 @@
 """Messages of engines: references where stock sends copies, and what those protect."""
 
-import contextlib
 import copy
 import os
 import pickle
@@ -13,29 +12,14 @@ from samemap import _core
 from support import layouts
 from support.engine_messages import dumps, sent
 from support.equality import differences, fingerprint, same_file
-from support.kinds import KINDS, plain
+from support.kinds import COUNT, KINDS, plain
 from support.scripts import run_script
 
-COUNT = 6000
 PROTOCOLS = [4, 5]
 
 # What has a path that leads there.
 WITH_PATH = ["memmap r+", "memmap w+", "memmap c", "ndarray of memmap r+", "mmap"]
 WITHOUT_PATH = ["memmap of a TemporaryFile", "mmap of an unlinked file", "memfd"]
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Return a function that makes an array of a kind, with a file of its own."""
-    with contextlib.ExitStack() as stack:
-
-        def make(name):
-            missing = KINDS[name].missing()
-            if missing:
-                pytest.skip(missing)
-            return KINDS[name].make(tmp_path / "numbers", COUNT, stack)
-
-        yield make
 
 
 def is_reference(message):

@@ -1,6 +1,5 @@
 """`samemap.dask`: arguments, scattered data and results of a real cluster."""
 
-import contextlib
 import copyreg
 
 import joblib
@@ -17,21 +16,7 @@ import dask  # noqa: E402
 import dask.array  # noqa: E402
 import samemap.dask  # noqa: E402
 
-COUNT = 6000
 TIMEOUT = 60
-
-
-@pytest.fixture(scope="module")
-def client():
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        samemap.dask.install(client)
-        yield client
-        samemap.dask.uninstall()
 
 
 @pytest.fixture
@@ -42,26 +27,6 @@ def run(client):
         return client.submit(function, *args, pure=False, **options).result(TIMEOUT)
 
     return run
-
-
-@pytest.fixture
-def memmap(memmap_path):
-    """The float64 0, 1, ... 5999, writable to the file."""
-    return np.memmap(memmap_path, "f8", "r+")
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Return a function that makes an array of a kind, with a file of its own."""
-    with contextlib.ExitStack() as stack:
-
-        def make(name):
-            missing = KINDS[name].missing()
-            if missing:
-                pytest.skip(missing)
-            return KINDS[name].make(tmp_path / "numbers", COUNT, stack)
-
-        yield make
 
 
 def by_submit(client, array):

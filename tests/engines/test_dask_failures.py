@@ -20,19 +20,6 @@ pytestmark = [pytest.mark.needs_maps]
 TIMEOUT = 60
 
 
-@pytest.fixture(scope="module")
-def client():
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        samemap.dask.install(client)
-        yield client
-        samemap.dask.uninstall()
-
-
 @pytest.fixture
 def memmap(memmap_path):
     return np.memmap(memmap_path, "f8", "r")

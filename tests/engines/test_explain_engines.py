@@ -9,9 +9,7 @@ import samemap
 import samemap.pools
 from samemap.pools import _messages, _patches
 from support import pool_tasks
-from support.kinds import KINDS, plain
-
-COUNT = 6000
+from support.kinds import COUNT, KINDS, plain
 
 
 @pytest.fixture

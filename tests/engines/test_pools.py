@@ -23,9 +23,8 @@ from samemap import _core
 from samemap.pools import _messages, _patches
 from support import foreign, layouts, pool_tasks
 from support.equality import differences, fingerprint
-from support.kinds import KINDS, plain
+from support.kinds import COUNT, KINDS, plain
 
-COUNT = 6000
 LARGE = 1 << 18  # float64: 2 MB
 TIMEOUT = 60
 

@@ -15,9 +15,8 @@ import samemap
 import samemap.pools
 from samemap.pools import _patches
 from support import foreign, pool_tasks
+from support.kinds import COUNT
 from support.scripts import run_script
-
-COUNT = 6000
 
 slow = pytest.mark.engines
 METHODS = ["fork", pytest.param("spawn", marks=slow), "forkserver"]

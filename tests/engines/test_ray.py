@@ -1,6 +1,5 @@
 """`samemap.ray`: arguments, what is put, results, joblib's backend; real workers."""
 
-import contextlib
 import functools
 import os
 
@@ -20,7 +19,6 @@ import samemap.ray  # noqa: E402
 from ray._private.serialization import SerializationContext  # noqa: E402
 from samemap.ray import _audience  # noqa: E402
 
-COUNT = 6000
 TIMEOUT = 60
 OPTIONS = {
     "num_cpus": 2,
@@ -61,26 +59,6 @@ def run(installed):
 
 def in_worker(function, *args, **kwargs):
     return ray.get(ray.remote(function).remote(*args, **kwargs), timeout=TIMEOUT)
-
-
-@pytest.fixture
-def memmap(memmap_path):
-    """The float64 0, 1, ... 5999, writable to the file."""
-    return np.memmap(memmap_path, "f8", "r+")
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Return a function that makes an array of a kind, with a file of its own."""
-    with contextlib.ExitStack() as stack:
-
-        def make(name):
-            missing = KINDS[name].missing()
-            if missing:
-                pytest.skip(missing)
-            return KINDS[name].make(tmp_path / "numbers", COUNT, stack)
-
-        yield make
 
 
 def in_joblib(function, *tasks, **options):

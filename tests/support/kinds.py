@@ -26,6 +26,9 @@ SHARED, OWN, READ_ONLY, MEMORY = "shared", "own", "read-only", "memory"
 
 RECORD = np.dtype([("number", np.int64)])
 
+# How many numbers are enough for maps of some pages.
+COUNT = 6000
+
 
 @dataclass(frozen=True)
 class Kind:
